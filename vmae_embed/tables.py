@@ -1,0 +1,40 @@
+"""CSV and Parquet tables that users write: manifests and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmae_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a CSV, TSV or Parquet file.
+
+    Columns of CSV and TSV files whose every value reads as a number become numbers.
+
+    Raises:
+        UsageError: the file is missing, is of another kind, or cannot be parsed.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise UsageError(f"{path}: not a table; give a {', '.join(TABLE_SUFFIXES)} file")
+    try:
+        if suffix == ".parquet":
+            return pa.parquet.read_table(path)
+        parse = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
+        return pa.csv.read_csv(path, parse_options=parse)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        detail = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as a table ({detail})") from error
