@@ -1,0 +1,96 @@
+"""The PyAV backend: exact to the presentation timestamp, on every format FFmpeg reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from vmae_embed.decode.base import Frame
+from vmae_embed.decode.scan import decode_all, describe, open_stream, scan
+from vmae_embed.errors import DecodeError, TimelineMismatch
+
+# A seek costs an index look-up and a flush; below this many frames decoding on is cheaper.
+_SEEK_BEYOND_FRAMES = 32
+
+
+class PyAVReader:
+    """Decode with PyAV (FFmpeg). See `vmae_embed.decode.base.Reader`."""
+
+    def __init__(self, path: str, *, threads: int = 1, by_decoding: bool = False) -> None:
+        self._path, self._threads = path, threads
+        self._scan = scan(path, by_decoding=by_decoding)
+        self.timeline = self._scan.timeline
+
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """Decode frames in one pass, skipping by keyframes where nothing is wanted."""
+        with open_stream(self._path, self._threads) as (container, stream):
+            decoding = _Decoding(container, stream)
+            next_index = 0
+            for index in indices:
+                keyframe = self._keyframe_before(index)
+                if keyframe is not None and keyframe - next_index > _SEEK_BEYOND_FRAMES:
+                    decoding.seek(int(self._scan.pts[keyframe]))
+                frame = decoding.frame_at(int(self._scan.pts[index]))
+                if frame is None and decoding.has_seeked:
+                    # The container's index led past the frame: decode from the start instead.
+                    decoding.seek(None)
+                    frame = decoding.frame_at(int(self._scan.pts[index]))
+                at = f"{self.timeline.times_s[index]:.3f} s"
+                if frame is None:
+                    raise TimelineMismatch(f"no frame at {at}, where a packet promised one", stage="decode")
+                if frame.is_corrupt:
+                    raise DecodeError(f"the frame at {at} is damaged", stage="decode")
+                yield _to_rgb(frame)
+                next_index = index + 1
+
+    def _keyframe_before(self, index: int) -> int | None:
+        place = int(np.searchsorted(self._scan.keyframes, index, side="right")) - 1
+        return int(self._scan.keyframes[place]) if place >= 0 else None
+
+    def close(self) -> None:
+        """Nothing stays open between calls of `frames`."""
+
+
+class _Decoding:
+    """A decoder that goes forward to the frame with a given timestamp."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        self._frames = decode_all(container, stream)
+        self._current: VideoFrame | None = None
+        self.has_seeked = False
+
+    def seek(self, pts: int | None) -> None:
+        """Go to the keyframe at ``pts``, or to the start."""
+        self.has_seeked = pts is not None
+        start = self._stream.start_time or 0
+        try:
+            self._container.seek(start if pts is None else pts, stream=self._stream, backward=True)
+        except av.FFmpegError as error:
+            raise DecodeError(f"cannot seek: {describe(error)}", stage="decode") from error
+        self._stream.codec_context.flush_buffers()
+        self._frames = decode_all(self._container, self._stream)
+        self._current = None
+
+    def frame_at(self, pts: int) -> VideoFrame | None:
+        """Decode up to a timestamp; None when the decoder goes past it."""
+        while self._current is None or self._current.pts is None or self._current.pts < pts:
+            try:
+                self._current = next(self._frames, None)
+            except av.FFmpegError as error:
+                raise DecodeError(f"damaged: {describe(error)}", stage="decode") from error
+            if self._current is None:
+                return None
+        return self._current if self._current.pts == pts else None
+
+
+def _to_rgb(frame: VideoFrame) -> Frame:
+    rgb = frame.to_ndarray(format="rgb24")
+    # FFmpeg gives counter-clockwise degrees, as NumPy turns.
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb

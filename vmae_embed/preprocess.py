@@ -1,0 +1,122 @@
+"""From uint8 frames to what the encoder was trained on.
+
+Two steps, so that no more than T x 224 x 224 x 3 bytes a clip leave the process that decoded it:
+`Preprocessing.crop` (Pillow, in the decoding process) and `normalise` (on the encoder's device).
+Both do as transformers' `VideoMAEImageProcessorPil` does with the checkpoint's own settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """A checkpoint's preprocessing, as its ``preprocessor_config.json`` states it.
+
+    Attributes:
+        shortest_edge: pixels that the shorter side is resized to; None if ``resize`` is fixed.
+        resize: ``(height, width)`` that every frame is resized to; None to keep the aspect ratio.
+        crop: ``(height, width)`` of the centre crop, which is what the encoder takes.
+        resample: Pillow's number of the resampling filter; 2 is bilinear with antialiasing.
+        rescale: factor from uint8 to real numbers; None leaves them.
+        mean: per channel, subtracted after rescaling.
+        std: per channel, divided by.
+    """
+
+    shortest_edge: int | None
+    resize: tuple[int, int] | None
+    crop: tuple[int, int]
+    resample: int
+    rescale: float | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings ready for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
+        """Read back what `to_dict` wrote."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and centre-crop one frame.
+
+        Only the pixels that the crop keeps are computed, so that a strip of 65535 x 1 pixels is
+        not blown up to 14.7 million x 224. Pillow may then swap its two passes, which round to
+        whole grey levels in between: pixels may differ by one from a crop of the whole.
+
+        Args:
+            frame: ``(H, W, 3)`` uint8.
+
+        Returns:
+            ``(crop height, crop width, 3)`` uint8.
+        """
+        from PIL import Image
+
+        height, width = frame.shape[:2]
+        crop_height, crop_width = self.crop
+        if (height, width) == self.crop and self._resized(height, width) == self.crop:
+            return frame
+        resized_height, resized_width = self._resized(height, width)
+        top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
+        if top < 0 or left < 0:
+            return self._crop_with_border(frame, resized_height, resized_width)
+        # The crop, in the frame's own pixels: Pillow resamples this box as it would the whole.
+        across, down = width / resized_width, height / resized_height
+        box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
+        box = (box[0], box[1], min(box[2], width), min(box[3], height))
+        image = Image.fromarray(frame).resize((crop_width, crop_height), Image.Resampling(self.resample), box=box)
+        return np.asarray(image)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize is not None:
+            return self.resize
+        if self.shortest_edge is None:
+            return height, width
+        short, long = min(height, width), max(height, width)
+        longer = int(self.shortest_edge * long / short)
+        return (longer, self.shortest_edge) if width <= height else (self.shortest_edge, longer)
+
+    def _crop_with_border(self, frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        """Centre a frame that is smaller than the crop on black, as transformers does."""
+        from PIL import Image
+
+        crop_height, crop_width = self.crop
+        resized = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling(self.resample)))
+        canvas = np.zeros((max(height, crop_height), max(width, crop_width), 3), dtype=np.uint8)
+        top, left = -((height - canvas.shape[0]) // 2), -((width - canvas.shape[1]) // 2)
+        canvas[top : top + height, left : left + width] = resized
+        top, left = (canvas.shape[0] - crop_height) // 2, (canvas.shape[1] - crop_width) // 2
+        return np.ascontiguousarray(canvas[top : top + crop_height, left : left + crop_width])
+
+
+def normalise(frames: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
+    """Turn cropped frames into the encoder's input, on the device where they are.
+
+    Args:
+        frames: ``(B, T, H, W, 3)`` uint8.
+        preprocessing: of the checkpoint.
+        dtype: of the encoder.
+
+    Returns:
+        ``(B, T, 3, H, W)`` in ``dtype``; computed in float32.
+    """
+    import torch
+
+    pixels = frames.permute(0, 1, 4, 2, 3).to(torch.float32)
+    if preprocessing.rescale is not None:
+        pixels = pixels * preprocessing.rescale
+    shape = (1, 1, 3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=frames.device).view(shape)
+    std = torch.tensor(preprocessing.std, device=frames.device).view(shape)
+    return ((pixels - mean) / std).to(dtype)
