@@ -1,0 +1,238 @@
+"""Loading a VideoMAE checkpoint, whole or not at all.
+
+Two layouts are published (checked against transformers 5.23 and MCG-NJU/VideoMAE):
+
+* pre-trained, ``VideoMAEForPreTraining``: the encoder ends in a layer norm over the tokens;
+* fine-tuned, ``VideoMAEForVideoClassification``: the encoder has no final norm; the head's
+  ``fc_norm`` is applied to the mean of the tokens. ``VideoMAEModel.from_pretrained`` drops it.
+
+Hub files name the attention biases ``q_bias`` and ``v_bias``; transformers from 5.23 on maps them.
+Whatever it does, a load that leaves any weight of the encoder missing or over is refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmae_embed.errors import CheckpointError
+from vmae_embed.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
+
+# Weights of a published checkpoint that no embedding needs.
+_UNUSED = re.compile(r"^(decoder\.|encoder_to_decoder\.|mask_token$|classifier\.)")
+
+# What every published VideoMAE checkpoint's preprocessor_config.json says (the ImageNet statistics).
+_PUBLISHED_MEAN = (0.485, 0.456, 0.406)
+_PUBLISHED_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded encoder and what it needs.
+
+    Attributes:
+        name: hub id, or name of the local directory.
+        revision: of the hub repository; None for a local directory.
+        backbone: transformers' ``VideoMAEModel``, in float32 on the CPU.
+        pooled_norm: the head's ``fc_norm``; None where the backbone norms its tokens itself.
+        preprocessing: the checkpoint's own.
+        weights_sha256: of the encoder's weights, whatever file held them.
+    """
+
+    name: str
+    revision: str | None
+    backbone: Any
+    pooled_norm: torch.nn.LayerNorm | None
+    preprocessing: Preprocessing
+    weights_sha256: str
+
+
+def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoint:
+    """Load a checkpoint from a local directory or the Hugging Face hub.
+
+    Args:
+        model: directory with ``config.json`` and weights, or a hub id such as `DEFAULT_MODEL`.
+        revision: branch, tag or commit of the hub repository.
+
+    Raises:
+        CheckpointError: it cannot be found, is no VideoMAE, or its weights do not fit.
+    """
+    folder, name = _locate(str(model), revision)
+    config = _read_config(folder)
+    backbone, pooled_norm = _load_weights(folder, config)
+    backbone.eval().requires_grad_(False)
+    modules = [backbone] if pooled_norm is None else [backbone, pooled_norm.eval().requires_grad_(False)]
+    _warn_of_heads(backbone.config)
+    return Checkpoint(
+        name=name,
+        revision=revision,
+        backbone=backbone,
+        pooled_norm=pooled_norm,
+        preprocessing=_read_preprocessing(folder, backbone.config),
+        weights_sha256=_hash_weights(modules),
+    )
+
+
+def _locate(model: str, revision: str | None) -> tuple[Path, str]:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
+        raise CheckpointError(
+            f"{model}: no such directory, and not a hub id; give a directory with config.json and weights, "
+            f"or an id such as {DEFAULT_MODEL}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+        if not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.bin"]))
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        detail = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{model}: the Hugging Face hub has no such checkpoint ({detail})") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{model} is not on this machine and the Hugging Face hub cannot be reached: where there is network, "
+            f"run `hf download {model} --local-dir videomae`, copy that folder here, and pass --model videomae/"
+        ) from error
+    return found, model
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: not a checkpoint, it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(config, dict) or config.get("model_type") != "videomae":
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        raise CheckpointError(f"{folder}: not a VideoMAE checkpoint (model_type is {kind!r}, not 'videomae')")
+    return config
+
+
+def _load_weights(folder: Path, config: dict[str, Any]) -> tuple[Any, torch.nn.LayerNorm | None]:
+    import transformers
+
+    layout = (config.get("architectures") or ["VideoMAEModel"])[0]
+    classes = {
+        "VideoMAEForPreTraining": transformers.VideoMAEForPreTraining,
+        "VideoMAEForVideoClassification": transformers.VideoMAEForVideoClassification,
+        "VideoMAEModel": transformers.VideoMAEModel,
+    }
+    if layout not in classes:
+        raise CheckpointError(f"{folder}: architecture {layout} is none of {', '.join(classes)}")
+    try:
+        with _quiet_transformers():
+            model, info = classes[layout].from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype="float32"
+            )
+    except Exception as error:  # transformers and its readers raise anything at all on damaged files
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder}: its weights cannot be loaded ({detail})") from error
+    wrong = {
+        "missing": sorted(key for key in info["missing_keys"] if not _UNUSED.match(key)),
+        "unexpected": sorted(key for key in info["unexpected_keys"] if not _UNUSED.match(key)),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+    }
+    for problem, keys in wrong.items():
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise CheckpointError(f"{folder}: weights {problem}: {', '.join(keys[:3])}{more}; it is not used")
+    backbone = getattr(model, "videomae", model)
+    pooled_norm = getattr(model, "fc_norm", None)
+    if backbone.layernorm is None and pooled_norm is None:
+        raise CheckpointError(
+            f"{folder}: the fine-tuned encoder's final norm (fc_norm) is not in it; "
+            "save it from VideoMAEForVideoClassification, not from VideoMAEModel"
+        )
+    return backbone, pooled_norm
+
+
+def _read_preprocessing(folder: Path, config: Any) -> Preprocessing:
+    from transformers import VideoMAEImageProcessorPil
+
+    size = config.image_size
+    image_size = (size, size) if isinstance(size, int) else tuple(size)
+    if not any((folder / f).is_file() for f in ("preprocessor_config.json", "processor_config.json")):
+        warnings.warn(
+            f"{folder.name} has no preprocessor_config.json; assuming what every published VideoMAE uses: "
+            f"shortest edge {min(image_size)}, centre crop, ImageNet mean and deviation",
+            stacklevel=2,
+        )
+        return Preprocessing(
+            min(image_size), None, image_size, 2, 1 / 255, _PUBLISHED_MEAN, _PUBLISHED_STD
+        )
+    try:
+        with _quiet_transformers():
+            processor: Any = VideoMAEImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be read ({error})") from error
+    resized = processor.size
+    fixed = (resized["height"], resized["width"]) if resized.get("height") else None
+    crop = (processor.crop_size["height"], processor.crop_size["width"])
+    found = Preprocessing(
+        shortest_edge=resized.get("shortest_edge") if processor.do_resize else None,
+        resize=fixed if processor.do_resize else None,
+        crop=crop if processor.do_center_crop else (fixed or image_size),
+        resample=int(processor.resample),
+        rescale=float(processor.rescale_factor) if processor.do_rescale else None,
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+    )
+    if found.crop != image_size:
+        raise CheckpointError(
+            f"{folder}: its preprocessing crops to {found.crop[0]}x{found.crop[1]}, "
+            f"its encoder takes {image_size[0]}x{image_size[1]}"
+        )
+    return found
+
+
+def _warn_of_heads(config: Any) -> None:
+    """ViT-S has 6 heads of 64 (VideoMAE's own code); some small hub checkpoints say 16. Both load."""
+    if config.hidden_size == 384 and config.num_attention_heads != 6:
+        warnings.warn(
+            f"this small checkpoint's config.json names {config.num_attention_heads} attention heads where "
+            "VideoMAE-S was trained with 6; its features are wrong unless it was trained otherwise",
+            stacklevel=2,
+        )
+
+
+def _hash_weights(modules: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and load reports off the terminal: we check and report ourselves."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
