@@ -43,7 +43,7 @@ class Checkpoint:
     """A loaded encoder and what it needs.
 
     Attributes:
-        name: hub id, or name of the local directory.
+        name: hub id, or absolute path of the local directory.
         revision: of the hub repository; None for a local directory.
         backbone: transformers' ``VideoMAEModel``, in float32 on the CPU.
         pooled_norm: the head's ``fc_norm``; None where the backbone norms its tokens itself.
@@ -88,7 +88,7 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
 def _locate(model: str, revision: str | None) -> tuple[Path, str]:
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder, folder.resolve().name
+        return folder, str(folder.resolve())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise CheckpointError(
             f"{model}: no such directory, and not a hub id; give a directory with config.json and weights, "

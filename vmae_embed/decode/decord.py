@@ -19,9 +19,6 @@ from vmae_embed.errors import DecodeError, DecoderRefused
 # decord keeps times as float32: at two hours one step is half a millisecond.
 _AGREEMENT_S = 0.002
 
-# Frames in one call: enough to spare the calls' overhead, few enough to hold at 4K (25 MB each).
-_FRAMES_A_CALL = 16
-
 
 class DecordReader:
     """Decode with decord. See `vmae_embed.decode.base.Reader`."""
@@ -32,12 +29,12 @@ class DecordReader:
         if by_decoding:
             raise DecoderRefused("packets and frames do not correspond; decord cannot tell which", stage="open")
         self.timeline = scan(path).timeline
+        self._path, self._threads = path, threads
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            # The smallest tolerance that decord takes as one: no frame may stand in for a damaged one.
-            self._reader: Any = decord.VideoReader(path, num_threads=threads, fault_tol=1e-6)
-            times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
-            self._reader.get_batch([0])  # rows that are not a multiple of its alignment fail here
+            reader = self._open()
+            times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+            reader.next().asnumpy()  # rows that are not a multiple of its alignment fail here
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError) as error:
             raise DecoderRefused(f"decord cannot read it: {_last_line(error)}", stage="open") from error
         ours = self.timeline.times_s
@@ -49,23 +46,31 @@ class DecordReader:
             raise DecoderRefused(f"decord's times differ from the stream's by up to {apart:.3f} s", stage="open")
 
     def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
-        """Decode frames in one pass."""
+        """Decode frames in one pass, frame after frame: decord's seeks and skips miscount in open groups, fragments and TS."""
         import decord
 
-        pending = iter(indices)
-        while batch := [index for _, index in zip(range(_FRAMES_A_CALL), pending, strict=False)]:
+        reader, place = self._open(), 0
+        for index in indices:
             try:
-                decoded = self._reader.get_batch(batch).asnumpy()
-            except decord.DECORDLimitReachedError as error:
+                for _ in range(place, index):
+                    reader.next()
+                frame: Frame = reader.next().asnumpy()
+            except (decord.DECORDLimitReachedError, StopIteration) as error:
                 raise DecoderRefused(f"decord lost frames: {_last_line(error)}", stage="decode") from error
             except (decord.DECORDError, RuntimeError) as error:
-                at = self.timeline.times_s[batch[0]]
-                raise DecodeError(f"damaged after {at:.3f} s: {_last_line(error)}", stage="decode") from error
-            yield from decoded
+                at = self.timeline.times_s[index]
+                raise DecodeError(f"damaged before {at:.3f} s: {_last_line(error)}", stage="decode") from error
+            place = index + 1
+            yield frame
+
+    def _open(self) -> Any:
+        import decord
+
+        # The smallest tolerance that decord takes as one: no frame may stand in for a damaged one.
+        return decord.VideoReader(self._path, num_threads=self._threads, fault_tol=1e-6)
 
     def close(self) -> None:
-        """Give the file back."""
-        self._reader = None
+        """Nothing stays open between calls of `frames`."""
 
 
 def _last_line(error: BaseException) -> str:

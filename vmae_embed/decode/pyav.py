@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 import av
@@ -28,18 +29,20 @@ class PyAVReader:
 
     def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
         """Decode frames in one pass, skipping by keyframes where nothing is wanted."""
+        scanned = self._scan
         with open_stream(self._path, self._threads) as (container, stream):
-            decoding = _Decoding(container, stream)
+            decoding = _Decoding(container, stream, by_order=scanned.by_order)
             next_index = 0
             for index in indices:
+                target = index if scanned.by_order else int(scanned.pts[index])
                 keyframe = self._keyframe_before(index)
                 if keyframe is not None and keyframe - next_index > _SEEK_BEYOND_FRAMES:
-                    decoding.seek(int(self._scan.pts[keyframe]))
-                frame = decoding.frame_at(int(self._scan.pts[index]))
+                    decoding.seek(int(scanned.pts[keyframe]))
+                frame = decoding.frame_at(target)
                 if frame is None and decoding.has_seeked:
                     # The container's index led past the frame: decode from the start instead.
                     decoding.seek(None)
-                    frame = decoding.frame_at(int(self._scan.pts[index]))
+                    frame = decoding.frame_at(target)
                 at = f"{self.timeline.times_s[index]:.3f} s"
                 if frame is None:
                     raise TimelineMismatch(f"no frame at {at}, where a packet promised one", stage="decode")
@@ -57,13 +60,17 @@ class PyAVReader:
 
 
 class _Decoding:
-    """A decoder that goes forward to the frame with a given timestamp."""
+    """A decoder that goes forward to the frame with a given stamp: its pts, or its place in order."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container, self._stream = container, stream
-        self._frames = decode_all(container, stream)
-        self._current: VideoFrame | None = None
+    def __init__(self, container: InputContainer, stream: VideoStream, *, by_order: bool) -> None:
+        self._container, self._stream, self._by_order = container, stream, by_order
         self.has_seeked = False
+        self._restart()
+
+    def _restart(self) -> None:
+        self._frames = decode_all(self._container, self._stream)
+        self._current: VideoFrame | None = None
+        self._stamp = -1 if self._by_order else -sys.maxsize
 
     def seek(self, pts: int | None) -> None:
         """Go to the keyframe at ``pts``, or to the start."""
@@ -74,23 +81,33 @@ class _Decoding:
         except av.FFmpegError as error:
             raise DecodeError(f"cannot seek: {describe(error)}", stage="decode") from error
         self._stream.codec_context.flush_buffers()
-        self._frames = decode_all(self._container, self._stream)
-        self._current = None
+        self._restart()
 
-    def frame_at(self, pts: int) -> VideoFrame | None:
-        """Decode up to a timestamp; None when the decoder goes past it."""
-        while self._current is None or self._current.pts is None or self._current.pts < pts:
+    def frame_at(self, stamp: int) -> VideoFrame | None:
+        """Decode up to a stamp; None when the decoder goes past it.
+
+        Raises:
+            TimelineMismatch: the decoder's timestamps are in disorder.
+            DecodeError: the data are damaged.
+        """
+        while self._stamp < stamp:
             try:
                 self._current = next(self._frames, None)
             except av.FFmpegError as error:
                 raise DecodeError(f"damaged: {describe(error)}", stage="decode") from error
             if self._current is None:
                 return None
-        return self._current if self._current.pts == pts else None
+            if self._by_order:
+                self._stamp += 1
+            elif self._current.pts is not None:
+                if self._current.pts < self._stamp:
+                    raise TimelineMismatch("frames come out of order", stage="decode")
+                self._stamp = self._current.pts
+        return self._current if self._stamp == stamp else None
 
 
 def _to_rgb(frame: VideoFrame) -> Frame:
-    rgb = frame.to_ndarray(format="rgb24")
+    rgb: Frame = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]
     # FFmpeg gives counter-clockwise degrees, as NumPy turns.
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
@@ -35,11 +37,14 @@ class Scan:
         timeline: presentation times in seconds.
         pts: ``(F,)`` int64, the same in the stream's time base.
         keyframes: indices of the frames from which decoding can start.
+        by_order: the decoder's timestamps are in disorder (H.264 with B-frames in AVI): its n-th
+            frame is the n-th shown, whatever it is stamped.
     """
 
     timeline: Timeline
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
+    by_order: bool
 
 
 @contextmanager
@@ -67,7 +72,7 @@ def open_stream(path: str, threads: int) -> Iterator[tuple[InputContainer, Video
             raise DecodeError("no video stream", stage="open")
         try:
             stream.thread_count = threads
-            stream.thread_type = "AUTO" if threads != 1 else "NONE"  # type: ignore[assignment]
+            stream.thread_type = "AUTO" if threads != 1 else "NONE"
         except (av.FFmpegError, RuntimeError, AttributeError):
             raise DecodeError("no decoder for its codec", stage="open") from None
         yield container, stream
@@ -86,32 +91,48 @@ def scan(path: str, *, by_decoding: bool = False) -> Scan:
     """
     with open_stream(path, threads=1) as (container, stream):
         try:
-            first, pts, keys, last_duration = (_from_frames if by_decoding else _from_packets)(container, stream)
+            found = (_from_frames if by_decoding else _from_packets)(container, stream)
         except (av.FFmpegError, IndexError) as error:
             # PyAV's demuxer raises IndexError when a stream appears in the middle of a file.
             raise DecodeError(f"cannot be read through: {describe(error)}", stage="timeline") from error
-        return _assemble(container, stream, first, pts, keys, last_duration)
+        _refuse_cut_short(path, container, stream, found.end_s)
+        return _assemble(container, stream, found, by_order=by_decoding and len(set(found.pts)) == len(found.pts))
 
 
-def _assemble(
-    container: InputContainer,
-    stream: VideoStream,
-    first: VideoFrame,
-    pts: list[int],
-    keys: list[int],
-    last_duration: int,
-) -> Scan:
+@dataclass
+class _Found:
+    """What a pass over a file found, in the stream's time base.
+
+    Attributes:
+        first: frame that could be decoded.
+        pts: of the frames, in the order of decoding.
+        keys: pts of the keyframes.
+        last_duration: of the frame shown last; 0 if unknown.
+        end_s: where the last packet of any stream ends, in seconds.
+    """
+
+    first: VideoFrame | None = None
+    pts: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    last_duration: int = 0
+    end_s: float = 0.0
+
+
+def _assemble(container: InputContainer, stream: VideoStream, found: _Found, *, by_order: bool) -> Scan:
+    first = found.first
+    if first is None or not found.pts:
+        raise DecodeError("no frame of it can be decoded", stage="timeline")
     base = stream.time_base
     if base is None:
         raise DecodeError("the stream has no time base", stage="timeline")
-    unique = np.unique(np.array(pts, dtype=np.int64))
+    unique = np.unique(np.array(found.pts, dtype=np.int64))
     # Players put zero at the container's start; a negative start is audio priming, which they cut.
     zero_s = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
     zero = min(zero_s / base, Fraction(int(unique[0])))
-    times = (unique - float(zero)) * float(base)
+    times = ((unique - float(zero)) * float(base)).astype(np.float64)
     steps = np.diff(times)
-    if last_duration > 0:
-        last_s = last_duration * float(base)
+    if found.last_duration > 0:
+        last_s = found.last_duration * float(base)
     elif len(steps):
         last_s = float(np.median(steps))
     else:
@@ -126,66 +147,59 @@ def _assemble(
         height=first.width if turned else first.height,
         codec=stream.codec.canonical_name,
     )
-    return Scan(timeline, unique, np.searchsorted(unique, np.unique(np.array(keys, dtype=np.int64))))
+    keyframes = np.searchsorted(unique, np.unique(np.array(found.keys, dtype=np.int64)))
+    return Scan(timeline, unique, keyframes, by_order)
 
 
-def _from_packets(
-    container: InputContainer, stream: VideoStream
-) -> tuple[VideoFrame, list[int], list[int], int]:
-    first: VideoFrame | None = None
-    pts: list[int] = []
-    keys: list[int] = []
-    last, last_duration, packets, end_s = -1, 0, 0, 0.0
+def _from_packets(container: InputContainer, stream: VideoStream) -> _Found:
+    found = _Found()
+    last = -sys.maxsize
     for packet in container.demux():
         if packet.pts is not None and packet.time_base is not None:
-            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            found.end_s = max(found.end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index or not packet.size:
             continue
-        packets += 1
+        at = "" if packet.pts is None else f" near {float(packet.pts * packet.time_base):.3f} s"
         if packet.is_corrupt:
-            at = "" if packet.pts is None else f" near {float(packet.pts * stream.time_base):.3f} s"
             raise DecodeError(f"cut short or damaged{at}", stage="timeline")
-        if first is None and (keys or packet.is_keyframe):
-            first = next(iter(packet.decode()), None)  # type: ignore[assignment]
         if packet.pts is None:
             raise TimelineMismatch("packets without presentation times", stage="timeline")
-        # Until the first keyframe there is nothing to decode from; edit lists discard what they cut.
-        if packet.is_discard or not (keys or packet.is_keyframe):
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-            continue
         if packet.is_keyframe:
-            keys.append(packet.pts)
-        pts.append(packet.pts)
-        if packet.pts >= last:
-            last, last_duration = packet.pts, packet.duration or 0
-    if first is None:
-        first = next(iter(stream.decode(None)), None)
-    if first is None or not pts:
-        raise DecodeError("no frame of it can be decoded", stage="timeline")
-    _refuse_cut_short(container, stream, packets, end_s)
-    # Leading frames of an open first group refer to pictures before the file begins.
-    shown = [value for value in pts if value >= keys[0]] if keys[0] in pts else pts
-    return first, shown, keys, last_duration
+            found.keys.append(packet.pts)
+        if not found.keys:
+            continue  # nothing to decode it from
+        if found.first is None:
+            found.first = next((frame for frame in packet.decode() if isinstance(frame, VideoFrame)), None)
+        # Edit lists discard what they cut. Leading frames of an open first group refer to
+        # pictures from before the file begins.
+        if not packet.is_discard and packet.pts >= found.keys[0]:
+            found.pts.append(packet.pts)
+            if packet.pts > last:
+                last, found.last_duration = packet.pts, packet.duration or 0
+    if found.first is None:
+        found.first = next(iter(stream.decode(None)), None)
+    return found
 
 
-def _from_frames(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame, list[int], list[int], int]:
-    first: VideoFrame | None = None
-    pts: list[int] = []
+def _from_frames(container: InputContainer, stream: VideoStream) -> _Found:
+    found = _Found()
     for frame in decode_all(container, stream):
-        first = first or frame
+        found.first = found.first or frame
         if frame.pts is None:
             raise DecodeError("frames without presentation times", stage="timeline")
-        pts.append(frame.pts)
-    if first is None:
-        raise DecodeError("no frame of it can be decoded", stage="timeline")
-    return first, pts, [], 0
+        found.pts.append(frame.pts)
+    found.end_s = float("inf")  # what can be decoded has been
+    return found
 
 
-def _refuse_cut_short(container: InputContainer, stream: VideoStream, packets: int, end_s: float) -> None:
+def _refuse_cut_short(path: str, container: InputContainer, stream: VideoStream, end_s: float) -> None:
     names = container.format.name.split(",")
-    if "mov" in names and packets < stream.frames:
-        raise DecodeError(f"cut short: {packets} of {stream.frames} frames are there", stage="timeline")
+    if "mov" in names:
+        # The sample table says where each frame lies; frames that an edit list cuts are in it too.
+        needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        present = os.path.getsize(path)
+        if needed > present:
+            raise DecodeError(f"cut short: {present:,} of at least {needed:,} bytes are there", stage="timeline")
     if "matroska" in names and container.duration is not None:
         promised_s = container.duration / av.time_base
         if end_s < promised_s - _DURATION_SLACK_S:

@@ -1,0 +1,21 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run, saying why."""
+    import torch
+
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if "network" in item.keywords and not os.environ.get("VMAE_EMBED_TEST_NETWORK"):
+            item.add_marker(pytest.mark.skip(reason="set VMAE_EMBED_TEST_NETWORK=1 to reach the hub"))

@@ -1,0 +1,135 @@
+"""The Parquet files of a library: their schema, and reading and writing them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vmae_embed.errors import LibraryError
+from vmae_embed.library.files import write_atomically
+from vmae_embed.records import ClipSpan, Failure, Timeline, Video, clip_id
+
+STORED = {"float32": pa.float32(), "float16": pa.float16()}
+
+# What a manifest's columns may be; everything else is carried as text.
+CARRIED = {"bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64(), "string": pa.string()}
+
+_BEFORE_EMBEDDING = [
+    ("clip_id", pa.string()),
+    ("video_id", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+]
+_AFTER_EMBEDDING = [
+    ("path", pa.string()),
+    ("fps", pa.float64()),
+    ("duration_s", pa.float64()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("codec", pa.string()),
+    ("fingerprint", pa.string()),
+]
+RESERVED = frozenset(name for name, _ in [*_BEFORE_EMBEDDING, *_AFTER_EMBEDDING]) | {"embedding"}
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("path", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("seconds", pa.float64()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+
+def clip_schema(width: int, stored: str, carried: Mapping[str, str]) -> pa.Schema:
+    """Schema of a shard: D = ``width`` numbers of type ``stored``, and the carried columns."""
+    embedding = ("embedding", pa.list_(STORED[stored], width))
+    columns = [(name, CARRIED[kind]) for name, kind in carried.items()]
+    return pa.schema([*_BEFORE_EMBEDDING, embedding, *_AFTER_EMBEDDING, *columns])
+
+
+def clip_rows(
+    video: Video, timeline: Timeline, spans: Sequence[ClipSpan], embeddings: NDArray[np.float32], schema: pa.Schema
+) -> pa.Table:
+    """Make the rows of one video's clips.
+
+    Args:
+        video: whose clips they are.
+        timeline: of the video.
+        spans: B clips.
+        embeddings: ``(B, D)``.
+        schema: from `clip_schema`.
+    """
+    embedding_type = schema.field("embedding").type
+    flat = pa.array(np.ascontiguousarray(embeddings, dtype=embedding_type.value_type.to_pandas_dtype()).ravel())
+    count = len(spans)
+    columns = {
+        "clip_id": [clip_id(video.id, span.start_s, span.end_s) for span in spans],
+        "video_id": [video.id] * count,
+        "start_s": [span.start_s for span in spans],
+        "end_s": [span.end_s for span in spans],
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, embedding_type.list_size),
+        "path": [video.path] * count,
+        "fps": [timeline.fps] * count,
+        "duration_s": [timeline.duration_s] * count,
+        "width": [timeline.width] * count,
+        "height": [timeline.height] * count,
+        "codec": [timeline.codec] * count,
+        "fingerprint": [video.fingerprint] * count,
+        **{name: [video.columns.get(name)] * count for name in schema.names if name not in RESERVED},
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def failure_rows(failures: Sequence[Failure]) -> pa.Table:
+    """Make the rows of failed videos."""
+    columns = [[getattr(failure, name) for failure in failures] for name in FAILURE_SCHEMA.names]
+    return pa.table(columns, schema=FAILURE_SCHEMA)
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Commit one Parquet file, with page checksums for `verify`."""
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
+
+
+def read_shard(path: Path, columns: Sequence[str] | None = None, *, check: bool = False) -> pa.Table:
+    """Read one Parquet file.
+
+    Args:
+        path: of the shard.
+        columns: to read, those it lacks left out; None for all.
+        check: verify the checksum of every page.
+
+    Raises:
+        LibraryError: it cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=check) as file:
+            names = file.schema_arrow.names
+            return file.read(None if columns is None else [name for name in columns if name in names])
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a Parquet file, from its footer.
+
+    Raises:
+        LibraryError: it cannot be read.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> LibraryError:
+    detail = " ".join(str(error).split())[:200]
+    return LibraryError(f"{path}: cannot be read ({detail}); delete it and run extract again")

@@ -1,0 +1,390 @@
+"""A library: a directory of shards that one encoder configuration made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vmae_embed.errors import IdentityMismatch, LibraryError, LibraryLocked, UsageError
+from vmae_embed.library.files import remove_leftovers, sync_directory, write_atomically
+from vmae_embed.library.shards import (
+    CARRIED,
+    RESERVED,
+    STORED,
+    clip_schema,
+    count_rows,
+    failure_rows,
+    read_shard,
+    write_shard,
+)
+from vmae_embed.preprocess import Preprocessing
+from vmae_embed.records import Failure
+from vmae_embed.sampling import Sampling
+
+FORMAT = 1
+
+# Two embeddings can be compared when these agree; precision only has to within a library.
+_COMPARABLE = ("weights_sha256", "pooling", "norm", "frames", "width")
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """What ``library.json`` holds.
+
+    Attributes:
+        encoder: identity of the encoder, as `vmae_embed.encoder.Encoder.identity` gives it.
+        sampling: how videos were cut into clips.
+        preprocessing: the checkpoint's.
+        stored: type of the stored embeddings, ``float32`` or ``float16``.
+        columns: carried columns and their types.
+        versions: of the packages that made it.
+    """
+
+    encoder: Mapping[str, Any]
+    sampling: Sampling
+    preprocessing: Preprocessing
+    stored: str
+    columns: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> bytes:
+        """Return the bytes of ``library.json``."""
+        fields = {
+            "format": FORMAT,
+            "encoder": dict(self.encoder),
+            "sampling": self.sampling.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "stored": self.stored,
+            "columns": dict(self.columns),
+            "versions": dict(self.versions),
+        }
+        return (json.dumps(fields, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> LibraryConfig:
+        """Read back what `to_json` wrote; any of KeyError, TypeError, ValueError if it is not that."""
+        fields = json.loads(data)
+        if fields["format"] != FORMAT:
+            raise ValueError(f"format {fields['format']}; this version reads format {FORMAT}")
+        config = cls(
+            encoder=fields["encoder"],
+            sampling=Sampling.from_dict(fields["sampling"]),
+            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
+            stored=fields["stored"],
+            columns=fields["columns"],
+            versions=fields["versions"],
+        )
+        missing = [key for key in _COMPARABLE if key not in config.encoder]
+        if missing or config.stored not in STORED or not set(config.columns.values()) <= set(CARRIED):
+            raise ValueError("fields of the encoder, or types, that it does not know")
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A video that the library already holds, as clips or as a failure."""
+
+    unit: str
+    path: str
+    fingerprint: str
+    failed: bool
+
+
+class Library:
+    """A directory that holds the shards of one encoder configuration.
+
+    Attributes:
+        path: of the directory.
+        config: what its ``library.json`` says.
+    """
+
+    def __init__(self, path: Path, config: LibraryConfig) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def open(cls, path: str | Path) -> Library:
+        """Open an existing library.
+
+        Raises:
+            LibraryError: the directory is none, or its ``library.json`` is damaged.
+        """
+        folder = Path(path)
+        try:
+            return cls(folder, LibraryConfig.from_json((folder / "library.json").read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            hint = "no such directory" if not folder.exists() else "it has no library.json"
+            raise LibraryError(
+                f"{folder}: not a library ({hint}); make one with `vmae-embed extract VIDEOS -o {folder}`"
+            ) from None
+        except OSError as error:
+            raise LibraryError(f"{folder}/library.json: cannot be read ({error.strerror})") from error
+        except (KeyError, TypeError, ValueError, UsageError, AttributeError) as error:
+            raise LibraryError(f"{folder}/library.json: not what this version writes ({error})") from error
+
+    @classmethod
+    def create(cls, path: str | Path, config: LibraryConfig) -> Library:
+        """Make a library in a new or empty directory.
+
+        Raises:
+            LibraryError: there is something else in the directory, or it cannot be written to.
+        """
+        folder = Path(path)
+        remove_leftovers(folder)
+        if folder.exists() and not folder.is_dir():
+            raise LibraryError(f"{folder}: a file, not a directory; give another name after -o")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise LibraryError(f"{folder}: not a library, and not empty; give a new directory after -o")
+        library = cls(folder, config)
+        library._write_config()
+        return library
+
+    # What it holds -------------------------------------------------------------------------------
+
+    def units(self) -> list[str]:
+        """Names of the complete units, sorted."""
+        return sorted(path.stem for path in self._clips.glob("[!.]*.parquet"))
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """Read all clip rows, in the order of the units' names.
+
+        Args:
+            columns: to read; None for all. Carried columns that a shard lacks are null.
+
+        Raises:
+            LibraryError: a shard cannot be read.
+            UsageError: no such column.
+        """
+        schema = self.schema
+        if columns is not None:
+            unknown = [name for name in columns if name not in schema.names]
+            if unknown:
+                raise UsageError(f"column {unknown[0]!r}: the library has {', '.join(schema.names)}")
+            schema = pa.schema([schema.field(name) for name in columns])
+        return pa.concat_tables([schema.empty_table(), *self.shards(schema.names)], promote_options="default")
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """``(B, D)`` float32, a row for each row of `table`."""
+        return to_matrix(self.table(["embedding"])["embedding"], self.width)
+
+    def column(self, name: str) -> list[Any]:
+        """One column as a list, a value for each row of `table`."""
+        values: list[Any] = self.table([name])[name].to_pylist()
+        return values
+
+    def failures(self) -> list[Failure]:
+        """The videos that failed."""
+        found = []
+        for unit in self.units():
+            path = self._failures / f"{unit}.parquet"
+            if path.exists():
+                found += [Failure(**row) for row in read_shard(path).to_pylist()]
+        return found
+
+    def held(self) -> dict[str, Held]:
+        """Every video that a complete unit accounts for, by id."""
+        videos: dict[str, Held] = {}
+        for unit in self.units():
+            for folder in (self._clips, self._failures):
+                path = folder / f"{unit}.parquet"
+                if folder == self._clips or path.exists():
+                    table = read_shard(path, ["video_id", "path", "fingerprint"])
+                    for row in table.group_by(table.column_names).aggregate([]).to_pylist():
+                        videos[row["video_id"]] = Held(
+                            unit, row["path"], row["fingerprint"], failed=folder == self._failures
+                        )
+        return videos
+
+    def shards(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory."""
+        for unit in self.units():
+            yield read_shard(self._clips / f"{unit}.parquet", columns)
+
+    def state(self) -> str:
+        """Changes when the clip rows do; read from the directory alone."""
+        digest = hashlib.sha256()
+        for unit in self.units():
+            digest.update(f"{unit} {(self._clips / f'{unit}.parquet').stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return sum(count_rows(self._clips / f"{unit}.parquet") for unit in self.units())
+
+    @property
+    def width(self) -> int:
+        """D, of its embeddings."""
+        return int(self.config.encoder["width"])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of its clip rows."""
+        return clip_schema(self.width, self.config.stored, self.config.columns)
+
+    @property
+    def index_path(self) -> Path:
+        """Directory of its index."""
+        return self.path / "index"
+
+    @property
+    def _clips(self) -> Path:
+        return self.path / "clips"
+
+    @property
+    def _failures(self) -> Path:
+        return self.path / "failures"
+
+    # Changing it, under `lock` -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other runs out while this one writes; clear away what killed runs left.
+
+        The lock is the operating system's, on the directory: it ends with the process.
+
+        Raises:
+            LibraryLocked: another run holds it.
+            LibraryError: the directory cannot be read.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise LibraryError(f"{self.path}: cannot be opened ({error.strerror})") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                # Some network file systems lock no directories: there, units are idempotent anyway.
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise LibraryLocked(f"{self.path}: another run is writing to it; wait for it or stop it") from None
+            for folder in (self.path, self._clips, self._failures):
+                remove_leftovers(folder)
+            complete = set(self.units())
+            for path in self._failures.glob("[!.]*.parquet"):
+                if path.stem not in complete:
+                    path.unlink()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write_unit(self, unit: str, clips: pa.Table, failures: list[Failure]) -> None:
+        """Commit a unit. It is complete when, and only when, its clips shard is in place.
+
+        Args:
+            unit: its name.
+            clips: rows in the library's schema; none, if every video of it failed.
+            failures: its failed videos.
+
+        Raises:
+            LibraryError: the disk is full, or the directory cannot be written to.
+        """
+        if failures:
+            write_shard(self._failures / f"{unit}.parquet", failure_rows(failures))
+        write_shard(self._clips / f"{unit}.parquet", clips)
+
+    def remove_videos(self, video_ids: Collection[str]) -> None:
+        """Drop videos, rewriting the units that hold them."""
+        held = self.held()
+        for unit in sorted({held[video_id].unit for video_id in video_ids if video_id in held}):
+            clips_path, failures_path = (folder / f"{unit}.parquet" for folder in (self._clips, self._failures))
+            clips = _without(read_shard(clips_path), video_ids)
+            failures = _without(read_shard(failures_path), video_ids) if failures_path.exists() else None
+            if not clips.num_rows and (failures is None or not failures.num_rows):
+                # Without its clips shard the unit is gone; a kill here leaves an orphan for `lock` to clear.
+                clips_path.unlink()
+                sync_directory(self._clips)
+                failures_path.unlink(missing_ok=True)
+                continue
+            write_shard(clips_path, clips)
+            if failures is not None and failures.num_rows:
+                write_shard(failures_path, failures)
+            else:
+                failures_path.unlink(missing_ok=True)
+
+    def carry_columns(self, columns: Mapping[str, str]) -> None:
+        """Make room for a manifest's columns.
+
+        Raises:
+            UsageError: a column has a library column's name, or was carried as another type before.
+        """
+        for name, kind in columns.items():
+            if name in RESERVED:
+                raise UsageError(f"manifest column {name!r}: every library has a column of that name; rename yours")
+            before = self.config.columns.get(name, kind)
+            if before != kind:
+                raise UsageError(f"manifest column {name!r} is {kind}, but this library carries it as {before}")
+        if set(columns) - set(self.config.columns):
+            self.config = replace(self.config, columns={**self.config.columns, **columns})
+            self._write_config()
+
+    def check_comparable(self, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+        """Refuse an encoder whose embeddings cannot be compared with the library's.
+
+        Raises:
+            IdentityMismatch: naming both.
+        """
+        ours = self.config.encoder
+        for key in _COMPARABLE:
+            if encoder[key] != ours[key]:
+                raise IdentityMismatch(
+                    f"{self.path} was made with {_describe(ours)}, this is {_describe(encoder)}: "
+                    f"their {key} differ; embeddings of one cannot be compared with those of the other"
+                )
+        if preprocessing != self.config.preprocessing:
+            raise IdentityMismatch(
+                f"{self.path} was made with preprocessing {self.config.preprocessing.to_dict()}, "
+                f"this is {preprocessing.to_dict()}"
+            )
+
+    def check_continuable(self, config: LibraryConfig) -> None:
+        """Refuse to add rows that another configuration would make.
+
+        Raises:
+            IdentityMismatch: naming both.
+        """
+        self.check_comparable(config.encoder, config.preprocessing)
+        wanted = {
+            "sampling": (str(self.config.sampling), str(config.sampling)),
+            "precision": (self.config.encoder.get("precision"), config.encoder.get("precision")),
+            "stored type": (self.config.stored, config.stored),
+        }
+        for name, (before, now) in wanted.items():
+            if before != now:
+                raise IdentityMismatch(
+                    f"{self.path} was made with {name} '{before}', this run asks for '{now}'; "
+                    "give the same options, or another directory after -o"
+                )
+
+    def _write_config(self) -> None:
+        write_atomically(self.path / "library.json", partial(_write_bytes, self.config.to_json()))
+
+
+def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """Turn an ``embedding`` column into ``(B, D)`` float32."""
+    chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
+    return np.concatenate([np.empty((0, width)), *chunks]).astype(np.float32) if chunks else np.empty((0, width), np.float32)
+
+
+def _without(table: pa.Table, video_ids: Collection[str]) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(sorted(video_ids), pa.string()))))
+
+
+def _describe(encoder: Mapping[str, Any]) -> str:
+    return f"{encoder.get('checkpoint')} ({encoder['weights_sha256'][:12]}, {encoder['pooling']} pooling)"
+
+
+def _write_bytes(data: bytes, file: BinaryIO) -> None:
+    file.write(data)

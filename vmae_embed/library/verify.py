@@ -1,0 +1,100 @@
+"""Is a library whole? Every shard read, every promise of the format checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from vmae_embed.errors import LibraryError
+from vmae_embed.library.files import TEMPORARY_SUFFIX
+from vmae_embed.library.shards import FAILURE_SCHEMA, RESERVED, read_shard
+from vmae_embed.library.store import Library, to_matrix
+from vmae_embed.records import clip_id
+
+
+def verify(library: Library) -> list[str]:
+    """Check a library.
+
+    Returns:
+        One line for each thing that is wrong; none if it is whole.
+    """
+    problems: list[str] = []
+    clip_units: dict[str, str] = {}
+    video_units: dict[str, str] = {}
+    for unit in library.units():
+        name = f"clips/{unit}.parquet"
+        try:
+            table = read_shard(library.path / name, check=True)
+        except LibraryError as error:
+            problems.append(str(error))
+            continue
+        if schema_problems := _check_schema(library, table.schema, name):
+            problems += schema_problems
+            continue
+        problems += _check_rows(library, table, name)
+        for row_clip in table["clip_id"].to_pylist():
+            if (other := clip_units.setdefault(row_clip, name)) != name or row_clip is None:
+                problems.append(f"{name}: clip {row_clip} is in {other} too")
+        videos = set(table["video_id"].to_pylist())
+        failures_name = f"failures/{unit}.parquet"
+        if (library.path / failures_name).exists():
+            try:
+                failures = read_shard(library.path / failures_name, check=True)
+            except LibraryError as error:
+                problems.append(str(error))
+                continue
+            if not failures.schema.equals(FAILURE_SCHEMA):
+                problems.append(f"{failures_name}: its columns are not those of a failures file")
+                continue
+            failed = failures["video_id"].to_pylist()
+            problems += [f"{failures_name}: {v} both failed and has clips" for v in failed if v in videos]
+            videos |= set(failed)
+        for video in sorted(videos):
+            if (other := video_units.setdefault(video, name)) != name:
+                problems.append(f"{name}: video {video} is in {other} too")
+    return problems + _check_strays(library)
+
+
+def _check_schema(library: Library, schema: pa.Schema, name: str) -> list[str]:
+    return [
+        f"{name}: column {field.name} is {found}, not {field.type}"
+        for field in library.schema
+        if (found := schema.field(field.name).type if field.name in schema.names else "missing") != field.type
+        and (field.name in RESERVED or found != "missing")
+    ]
+
+
+def _check_rows(library: Library, table: pa.Table, name: str) -> list[str]:
+    problems = []
+    ids = table["clip_id"].to_pylist()
+    if len(set(ids)) != len(ids):
+        problems.append(f"{name}: {len(ids) - len(set(ids))} clip ids occur twice")
+    columns = (table[column].to_pylist() for column in ("video_id", "start_s", "end_s"))
+    expected = [clip_id(*row) for row in zip(*columns, strict=True)]
+    wrong = sum(a != b for a, b in zip(ids, expected, strict=True))
+    if wrong:
+        problems.append(f"{name}: {wrong} clip ids do not say what their rows say")
+    matrix = to_matrix(table["embedding"], library.width)
+    if len(matrix) != len(ids):
+        problems.append(f"{name}: {len(ids)} clips, {len(matrix)} embeddings")
+    broken = int((~np.isfinite(matrix).all(axis=1)).sum())
+    if broken:
+        problems.append(f"{name}: {broken} embeddings are not finite")
+    empty = int((np.abs(matrix).max(axis=1, initial=0) == 0).sum())
+    if empty:
+        problems.append(f"{name}: {empty} embeddings are all zero")
+    return problems
+
+
+def _check_strays(library: Library) -> list[str]:
+    problems = []
+    complete = set(library.units())
+    for folder in ("clips", "failures"):
+        for path in sorted((library.path / folder).glob("*")):
+            if path.name.endswith(TEMPORARY_SUFFIX):
+                problems.append(f"{folder}/{path.name}: left by a killed run; the next extract clears it")
+            elif path.suffix != ".parquet":
+                problems.append(f"{folder}/{path.name}: no part of a library")
+            elif folder == "failures" and path.stem not in complete:
+                problems.append(f"{folder}/{path.name}: its unit is not complete; the next extract clears it")
+    return problems

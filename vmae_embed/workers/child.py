@@ -1,0 +1,103 @@
+"""A decoding process: takes videos one at a time, hands back cropped clips in shared memory.
+
+It is started as its own interpreter, not forked: it holds no model, no CUDA context and no
+thread of its parent, and a script that calls `extract` needs no ``if __name__`` guard. It dies
+with its parent (its pipe closes), and by its own alarm when a video takes too long: SIGALRM's
+default action ends a process even inside a C decoder that never returns.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import sys
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from vmae_embed.decode import decode_clips
+from vmae_embed.errors import VmaeEmbedError
+from vmae_embed.records import Timeline
+from vmae_embed.sampling import plan_spans
+from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, WorkerConfig
+
+# Without a limit of the user's: ten minutes, or four times the video's length if that is longer.
+DEFAULT_TIMEOUT_S = 600.0
+DEFAULT_TIMEOUT_LENGTHS = 4.0
+
+
+class _Worker:
+    def __init__(self, connection: Connection, config: WorkerConfig, memory: mmap.mmap) -> None:
+        self._connection = connection
+        self._config = config
+        self._slots = np.frombuffer(memory, np.uint8).reshape(config.slots, *config.slot_shape)
+        self._free = set(range(config.slots))
+
+    def run(self) -> None:
+        self._connection.send(Ready())
+        while True:
+            message = self._connection.recv()
+            if isinstance(message, int):
+                self._free.add(message)
+            else:
+                self._connection.send(self._decode(message))
+
+    def _decode(self, path: str) -> Done | Failed:
+        config = self._config
+        self._arm(config.timeout_s or DEFAULT_TIMEOUT_S)
+        try:
+            for batch in decode_clips(
+                path,
+                lambda timeline: plan_spans(timeline, config.sampling),
+                config.preprocessing,
+                decoder=config.decoder,
+                on_timeline=self._start,
+            ):
+                slot = self._take_slot()
+                self._slots[slot] = batch.frames
+                self._connection.send(ClipReady(replace(batch.span, frames=()), slot))
+        except VmaeEmbedError as error:
+            return Failed(getattr(error, "stage", "decode"), str(error))
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            return Failed("decode", " ".join(f"{type(error).__name__}: {error}".split()))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return Done()
+
+    def _start(self, timeline: Timeline) -> None:
+        if self._config.timeout_s is None:
+            self._arm(max(DEFAULT_TIMEOUT_S, DEFAULT_TIMEOUT_LENGTHS * timeline.duration_s))
+        self._connection.send(Started(replace(timeline, times_s=timeline.times_s[:1])))
+
+    def _take_slot(self) -> int:
+        """Wait for the encoder, off the clock, where it is behind."""
+        left = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+        while not self._free or self._connection.poll():
+            self._free.add(self._connection.recv())
+        self._arm(max(left, 0.001))
+        return self._free.pop()
+
+    def _arm(self, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def main(arguments: list[str]) -> None:
+    """Run until the parent closes the pipe whose descriptor it gave."""
+    pipe, memory_file = (int(argument) for argument in arguments)
+    connection = Connection(pipe)
+    try:
+        config: Any = connection.recv()
+        _Worker(connection, config, mmap.mmap(memory_file, config.memory_bytes)).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone, or has no more videos
+    # Decoders' own exit handlers may wait for threads that hang.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
