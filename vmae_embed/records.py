@@ -121,6 +121,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryClip:
+    """One clip of what was searched for.
+
+    Attributes:
+        name: clip id, media fragment, or name of the vector.
+        path: absolute path of the video file; None for a vector.
+        start_s: seconds of presentation time; 0 for a vector.
+        end_s: seconds; 0 for a vector.
+    """
+
+    name: str
+    path: str | None = None
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A clip returned for a query.
 
@@ -132,7 +149,7 @@ class Hit:
         start_s: seconds of presentation time.
         end_s: seconds.
         path: absolute path of the video file when it was extracted.
-        query: media fragment of the query clip that it answers.
+        query: name of the query clip that it is nearest to.
         columns: what the user's manifest said about the video.
     """
 

@@ -34,9 +34,12 @@ class DecordReader:
         try:
             reader = self._open()
             times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
-            reader.next().asnumpy()  # rows that are not a multiple of its alignment fail here
+            shape = reader.next().asnumpy().shape
         except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError) as error:
             raise DecoderRefused(f"decord cannot read it: {_last_line(error)}", stage="open") from error
+        # Widths that are not a multiple of its alignment come out in odd shapes, or not at all.
+        if shape != (self.timeline.height, self.timeline.width, 3):
+            raise DecoderRefused(f"decord gives frames of shape {shape}", stage="open")
         ours = self.timeline.times_s
         if len(times) != len(ours):
             raise DecoderRefused(f"decord counts {len(times)} frames, the stream {len(ours)}", stage="open")

@@ -19,7 +19,7 @@ FORMAT = 1
 
 _VECTORS, _CLIPS, _FAISS, _ABOUT = "vectors.npy", "clips.arrow", "index.faiss", "index.json"
 # What a hit tells of a clip; read as they are, without the embeddings.
-_CLIP_COLUMNS = ("clip_id", "video_id", "start_s", "end_s", "path")
+_CLIP_COLUMNS = ("clip_id", "video_id", "start_s", "end_s", "path", "fingerprint")
 
 
 class Index:

@@ -1,0 +1,137 @@
+"""``vmae-embed extract``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
+from vmae_embed.cli.options import combine, decoder_option, device_option, dtype_option
+from vmae_embed.cli.output import ProgressBar, say
+from vmae_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmae_embed.extractor import Summary
+
+_MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
+
+_encoder_options = combine(
+    click.option("--model", default=_MODEL, metavar="ID|DIR", help="Hub id or local directory of a VideoMAE checkpoint."),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of the hub repository."),
+    click.option("--pooling", type=click.Choice(("mean", "first-token", "cls")), default="mean", help="Of the encoder's tokens; VideoMAE has no CLS token, cls means first-token."),
+    dtype_option,
+    device_option,
+    click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Clips in one forward pass. [default: 64 on a GPU, 8 elsewhere]"),
+)
+_sampling_options = combine(
+    click.option("--fps", type=float, metavar="RATE", help="Sample by time, so many frames a second. [default: 7.5]"),
+    click.option("--stride", type=int, metavar="N", help="Sample every N-th frame instead (Kinetics: 4, SSv2 pre-training: 2)."),
+    click.option("--hop", type=float, metavar="SECONDS", help="From the start of a clip to the next. [default: clips touch]"),
+    click.option("--clips-per-video", type=int, metavar="N", help="So many clips, evenly spread, instead of all."),
+    click.option("--uniform", is_flag=True, help="One clip spread over the whole video (SSv2 fine-tuning)."),
+)
+_run_options = combine(
+    click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
+    decoder_option,
+    click.option("--workers", type=int, metavar="N", help="Decoding processes. [default: one a processor, 16 at most]"),
+    click.option("--video-timeout", type=float, metavar="SECONDS", help="How long decoding one video may take. [default: 600, or four times its length if that is more]"),
+    click.option("--store", type=click.Choice(("float32", "float16")), default="float32", help="Type of the stored embeddings."),
+    click.option("--prune", is_flag=True, help="Remove videos that no source lists any more."),
+    click.option("--retry-failed", is_flag=True, help="Try videos again that failed before."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("-o", "--output", required=True, metavar="LIB", help="Directory of the library, made if missing.")
+@_encoder_options
+@_sampling_options
+@_run_options
+def extract(
+    sources: tuple[str, ...],
+    output: str,
+    model: str,
+    revision: str | None,
+    pooling: str,
+    dtype: str,
+    device: str | None,
+    batch_size: int | None,
+    fps: float | None,
+    stride: int | None,
+    hop: float | None,
+    clips_per_video: int | None,
+    uniform: bool,
+    glob: str | None,
+    decoder: str,
+    workers: int | None,
+    video_timeout: float | None,
+    store: str,
+    prune: bool,
+    retry_failed: bool,
+    quiet: bool,
+) -> int:
+    """Embed the clips of videos into a library.
+
+    A SOURCE is a video, a folder (searched recursively), a list (.txt, or - for stdin: a path a
+    line) or a manifest (.csv, .tsv, .parquet with a column "path"; its other columns are kept).
+
+    Run it again to resume after an interruption, to add new videos, or to re-extract changed
+    ones: what the library holds is not done twice.
+    """
+    if fps is not None and (stride is not None or uniform):
+        raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
+    from vmae_embed.encoder import Encoder
+    from vmae_embed.extractor import run
+    from vmae_embed.sampling import Sampling
+
+    policy = {"fps": 7.5 if fps is None else fps, "stride": stride, "hop_s": hop}
+    policy |= {"clips_per_video": clips_per_video, "uniform": uniform}
+    Sampling(**policy)  # type: ignore[arg-type]  # refuse a bad policy before a model is loaded
+    encoder = Encoder.from_pretrained(model, revision=revision, device=device, dtype=dtype, pooling=pooling)
+    encoder.batch_size = batch_size or encoder.batch_size
+    bar = ProgressBar(quiet=quiet)
+    try:
+        summary = run(
+            sources,
+            output,
+            encoder=encoder,
+            sampling=Sampling(frames=encoder.frames, **policy),  # type: ignore[arg-type]
+            glob=glob,
+            decoder=decoder,
+            workers=workers,
+            video_timeout_s=video_timeout,
+            stored=store,
+            prune=prune,
+            retry_failed=retry_failed,
+            observe=bar,
+        )
+    except KeyboardInterrupt:
+        bar.close()
+        say(f"interrupted; what is complete is kept in {output}: run the same command again to go on")
+        return EXIT_INTERRUPTED
+    finally:
+        bar.close()
+    return _report(summary, output)
+
+
+def _report(summary: Summary, output: str) -> int:
+    rate = f", {summary.clips / summary.seconds:.1f} clips/s" if summary.clips else ""
+    say(
+        f"{output}: {summary.clips:,} clips of {summary.videos - len(summary.failures):,} videos added "
+        f"in {summary.seconds:.1f} s{rate}; {summary.held:,} videos were there already"
+    )
+    if summary.ignored:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in summary.ignored.most_common(5))
+        say(f"not videos by their suffix, left out: {kinds} (--glob '*' takes all)")
+    if summary.pruned:
+        say(f"{summary.pruned:,} videos that no source lists were removed")
+    elif summary.vanished:
+        say(f"{summary.vanished:,} videos in the library are listed by no source any more (--prune removes them)")
+    failed = len(summary.failures) + summary.known_failures
+    if not failed:
+        return 0
+    earlier = f", {summary.known_failures:,} of them in earlier runs" if summary.known_failures else ""
+    say(f"{failed:,} videos failed{earlier}; `vmae-embed failures {output}` lists them, --retry-failed tries them again")
+    return EXIT_SOME_FAILED

@@ -1,0 +1,96 @@
+"""``vmae-embed info``, ``verify`` and ``failures``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+
+import click
+
+from vmae_embed.cli import EXIT_FAILED
+from vmae_embed.cli.index import describe
+from vmae_embed.cli.options import format_option, library_argument
+from vmae_embed.cli.output import write_rows
+
+
+@click.command()
+@library_argument
+@click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
+def info(library: str, output_format: str) -> None:
+    """Say what is in a library and how it was made."""
+    from vmae_embed.index import Index
+    from vmae_embed.library import Library
+
+    opened = Library.open(library)
+    config = opened.config
+    rows = opened.table(["video_id", "start_s", "end_s"])
+    failures = Counter(failure.stage for failure in opened.failures())
+    hours = float(sum(rows["end_s"].to_numpy() - rows["start_s"].to_numpy())) / 3600
+    indexed = describe(Index(opened, opened.index_path)) if Index.is_current(opened) else "none, or behind the clips"
+    facts = {
+        "clips": len(rows),
+        "hours of clips": round(hours, 3),
+        "videos": len(rows["video_id"].unique()),
+        "failed videos": dict(failures),
+        "shards": len(opened.units()),
+        "checkpoint": config.encoder["checkpoint"],
+        "revision": config.encoder.get("revision"),
+        "weights sha256": config.encoder["weights_sha256"],
+        "licence of the weights": _licence(str(config.encoder["checkpoint"])),
+        "pooling": config.encoder["pooling"],
+        "norm": config.encoder["norm"],
+        "precision": config.encoder["precision"],
+        "embedding": f"{config.encoder['width']} x {config.stored}",
+        "sampling": str(config.sampling),
+        "carried columns": dict(config.columns),
+        "index": indexed,
+        "first clip": next(iter(opened.column("clip_id")), None),
+        "versions": dict(config.versions),
+    }
+    if output_format == "json":
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
+        click.echo(f"{name:<24}{value if value is not None else '-'}")
+
+
+def _licence(checkpoint: str) -> str:
+    if checkpoint.startswith("MCG-NJU/"):
+        return "CC-BY-NC-4.0: not for commercial use (the model card on the hub)"
+    return "see the checkpoint's model card; VideoMAE's own weights are CC-BY-NC-4.0"
+
+
+@click.command()
+@library_argument
+def verify(library: str) -> int:
+    """Check that a library is whole: every shard read and its checksums compared, ids unique,
+    vectors finite, the index equal to the shards. Exits with 1 when it is not.
+    """
+    from vmae_embed.index import Index
+    from vmae_embed.library import Library
+    from vmae_embed.library import verify as check
+
+    opened = Library.open(library)
+    problems = check(opened)
+    if opened.index_path.exists() and not problems:
+        problems = Index(opened, opened.index_path).verify()
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        return EXIT_FAILED
+    click.echo(f"{library}: whole; {len(opened):,} clips in {len(opened.units()):,} shards")
+    return 0
+
+
+@click.command()
+@library_argument
+@format_option
+def failures(library: str, output_format: str) -> None:
+    """List the videos that gave no clips, and why."""
+    from vmae_embed.library import Library
+
+    rows = [asdict(failure) for failure in Library.open(library).failures()]
+    write_rows(rows, output_format, ["video_id", "stage", "seconds", "reason"])

@@ -1,0 +1,45 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+library_argument = click.argument("library", metavar="LIB")
+
+format_option = click.option(
+    "--format", "output_format", type=click.Choice(FORMATS), default="table", help="How rows are written to stdout."
+)
+
+device_option = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")
+
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(("float32", "bfloat16", "float16")),
+    default="float32",
+    help="Precision of the encoder's forward pass.",
+)
+
+decoder_option = click.option(
+    "--decoder",
+    type=click.Choice(("auto", "pyav", "decord")),
+    default="auto",
+    help="Decoding backend; auto is pyav, which refuses least.",
+)
+
+
+def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of several, in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

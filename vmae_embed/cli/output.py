@@ -1,0 +1,112 @@
+"""Rows to stdout, as people or programs want them; progress to stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from vmae_embed.pipeline import Progress
+from vmae_embed.plan import Plan
+
+_LINE_EVERY_S = 10.0
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], output_format: str, columns: Sequence[str]) -> None:
+    """Write rows to stdout.
+
+    Args:
+        rows: to write.
+        output_format: one of `vmae_embed.cli.options.FORMATS`.
+        columns: of a table, in order; the other formats write all.
+    """
+    if output_format == "json":
+        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False, default=str))
+    elif output_format == "jsonl":
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+    elif output_format == "csv":
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        _write_table([[_text(row.get(name)) for name in columns] for row in rows], columns)
+
+
+def _text(value: Any) -> str:
+    text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _write_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    widths = [max(len(name), *(len(row[i]) for row in rows)) if rows else len(name) for i, name in enumerate(columns)]
+    for row in [list(columns), *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say(message: str) -> None:
+    """Write a line to stderr."""
+    click.echo(message, err=True)
+
+
+class ProgressBar:
+    """Videos done, clips a second and time left, on stderr; a line every ten seconds where it is no terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._videos = self._clips = self._failed = 0
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, plan: Plan, progress: Progress) -> None:
+        """Take note of progress; an observer of `vmae_embed.extractor.run`."""
+        self._videos += progress.videos
+        self._clips += progress.embedded
+        self._failed += len(progress.failures)
+        total = sum(len(unit.videos) for unit in plan.units) + len(plan.failures)
+        if self._quiet:
+            return
+        if sys.stderr.isatty():
+            self._draw(total)
+        elif time.monotonic() - self._said > _LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(f"{self._videos:,} of {total:,} videos, {self._figures()}, {self._left(total)} left")
+
+    def _figures(self) -> str:
+        rate = self._clips / max(time.monotonic() - self._begun, 1e-9)
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._clips:,} clips, {rate:.1f} clips/s{failed}"
+
+    def _left(self, total: int) -> str:
+        if not self._videos:
+            return "?"
+        seconds = (time.monotonic() - self._begun) / self._videos * (total - self._videos)
+        return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02}:{int(seconds % 60):02}"
+
+    def _draw(self, total: int) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("videos · {task.description} ·"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=self._videos, description=self._figures())
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()

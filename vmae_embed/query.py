@@ -1,0 +1,292 @@
+"""Search: a file, a moment of one, a clip of the library or a vector, to its nearest clips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vmae_embed.decode import decode_clips
+from vmae_embed.errors import DecodeError, QueryError, UsageError
+from vmae_embed.index import Index
+from vmae_embed.records import FrameBatch, Hit, QueryClip, Video, clip_id, split_fragment
+from vmae_embed.sampling import plan_spans
+
+if TYPE_CHECKING:
+    from vmae_embed.encoder import Encoder
+
+GROUPINGS = ("clip", "video")
+
+
+class Hits(list[Hit]):
+    """The hits of one search, best first.
+
+    Attributes:
+        queries: the clips that were searched for.
+    """
+
+    def __init__(self, hits: list[Hit], queries: list[QueryClip]) -> None:
+        super().__init__(hits)
+        self.queries = queries
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What is searched for.
+
+    Attributes:
+        clips: Q of them.
+        vectors: ``(Q, D)``.
+        video_id: of the library's video that it is part of; None if it is of none.
+        start_s: where in that video it begins, in seconds.
+        end_s: where it ends.
+    """
+
+    clips: list[QueryClip]
+    vectors: NDArray[np.float32]
+    video_id: str | None = None
+    start_s: float = 0.0
+    end_s: float = float("inf")
+
+
+def search(
+    index: Index,
+    query: str | Path | NDArray[np.floating[Any]],
+    *,
+    encoder: Encoder | Callable[[], Encoder] | None = None,
+    k: int = 10,
+    group_by: str = "clip",
+    include_self: bool = False,
+    exact: bool = False,
+    decoder: str = "auto",
+) -> Hits:
+    """Find the clips that look most like a query.
+
+    Args:
+        index: of a library.
+        query: a video file (``clip.mp4``), a moment of one (``clip.mp4#t=3,5``), a clip or video id
+            of the library, a ``.npy`` file, or an array ``(D,)`` or ``(Q, D)``. Of several query
+            clips, each hit is scored by the nearest.
+        encoder: that embeds a file, or a function that loads one; None loads the library's own
+            checkpoint. Not needed for what the library already holds.
+        k: how many hits.
+        group_by: ``clip``, or ``video`` for the best clip of each video.
+        include_self: also return the query's own clips: those of its video that overlap it.
+        exact: compare with every clip instead of asking the index.
+        decoder: one of `vmae_embed.decode.DECODERS`.
+
+    Raises:
+        QueryError: the query cannot be read, or names nothing.
+        UsageError: another argument is wrong.
+        IdentityMismatch: the encoder is not the library's.
+        CheckpointError: the library's checkpoint cannot be loaded.
+    """
+    if k < 1:
+        raise UsageError(f"k={k}: give at least 1")
+    if group_by not in GROUPINGS:
+        raise UsageError(f"group-by={group_by!r}: choose one of {', '.join(GROUPINGS)}")
+    asked = _resolve(index, query, encoder, decoder)
+    wanted = k
+    while True:
+        # Hits are dropped for being the query itself or of a video already found: ask for more then.
+        ranked = _rank(*index.search(asked.vectors, wanted, exact=exact))
+        hits = _keep(index, asked, ranked, k, group_by, include_self=include_self)
+        if len(hits) >= k or wanted >= len(index):
+            return Hits(hits, asked.clips)
+        wanted = min(wanted * 4, len(index))
+
+
+def _rank(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Iterator[tuple[float, int, int]]:
+    """Merge the results of several query clips: (score, row, query clip), each row once, best first."""
+    queries = np.repeat(np.arange(len(rows)), rows.shape[1])
+    order = np.lexsort((rows.ravel(), -scores.ravel()))
+    seen: set[int] = set()
+    for place in order:
+        row = int(rows.ravel()[place])
+        if row not in seen:
+            seen.add(row)
+            yield float(scores.ravel()[place]), row, int(queries[place])
+
+
+def _keep(
+    index: Index,
+    asked: _Query,
+    ranked: Iterator[tuple[float, int, int]],
+    k: int,
+    group_by: str,
+    *,
+    include_self: bool,
+) -> list[Hit]:
+    hits: list[Hit] = []
+    videos: set[str] = set()
+    carried = list(index.library.config.columns)
+    for score, row, query in ranked:
+        clip = {name: index.clips[name][row].as_py() for name in index.clips.column_names}
+        video = clip["video_id"]
+        is_self = video == asked.video_id and clip["start_s"] < asked.end_s and clip["end_s"] > asked.start_s
+        if (is_self and not include_self) or (group_by == "video" and video in videos):
+            continue
+        videos.add(video)
+        hits.append(
+            Hit(
+                rank=len(hits) + 1,
+                score=score,
+                clip_id=clip["clip_id"],
+                video_id=video,
+                start_s=clip["start_s"],
+                end_s=clip["end_s"],
+                path=clip["path"],
+                query=asked.clips[query].name,
+                columns={name: clip[name] for name in carried if name in clip},
+            )
+        )
+        if len(hits) == k:
+            break
+    return hits
+
+
+def _resolve(
+    index: Index,
+    query: str | Path | NDArray[np.floating[Any]],
+    encoder: Encoder | Callable[[], Encoder] | None,
+    decoder: str,
+) -> _Query:
+    if isinstance(query, np.ndarray):
+        return _from_array(index, query, "vector")
+    text = str(query)
+    if text.lower().endswith(".npy"):
+        return _from_array(index, _load_array(text), Path(text).name)
+    rows = _rows(index, "clip_id", text)
+    if len(rows):
+        return _from_rows(index, rows)
+    name, start_s, end_s = (text, None, None) if os.path.isfile(text) else split_fragment(text)
+    path = os.path.abspath(os.path.expanduser(name))
+    if os.path.isfile(path):
+        rows = _rows(index, "path", path)
+        status = os.stat(path)
+        here = Video(name, path, status.st_size, status.st_mtime_ns)
+        rows = rows[[value == here.fingerprint for value in _values(index, "fingerprint", rows)]] if len(rows) else rows
+    else:
+        rows = _rows(index, "video_id", name)
+        if not len(rows):
+            raise QueryError(
+                f"{text}: neither a file nor a clip or video of the library, "
+                f"whose clip ids look like {index.clips['clip_id'][0]}"
+            )
+        path = _values(index, "path", rows)[0]
+    if len(rows) and start_s is None:
+        return _from_rows(index, rows, whole_video=True)
+    video_id = _values(index, "video_id", rows)[0] if len(rows) else None
+    if start_s is not None and end_s is not None and video_id is not None:
+        same = _rows(index, "clip_id", clip_id(video_id, start_s, end_s))
+        if len(same):
+            return _from_rows(index, same)
+    return _from_file(index, name, path, start_s, end_s, video_id, encoder, decoder)
+
+
+def _from_file(
+    index: Index,
+    name: str,
+    path: str,
+    start_s: float | None,
+    end_s: float | None,
+    video_id: str | None,
+    encoder: Encoder | Callable[[], Encoder] | None,
+    decoder: str,
+) -> _Query:
+    config = index.library.config
+    if not os.path.isfile(path):
+        raise QueryError(f"{name}: the library knows this video, but {path} is gone; ask for one of its clip ids")
+    batches: list[FrameBatch] = []
+    try:
+        for batch in decode_clips(
+            path,
+            lambda timeline: plan_spans(timeline, config.sampling, start_s=start_s, end_s=end_s),
+            config.preprocessing,
+            decoder=decoder,
+            threads=0,
+            on_timeline=lambda _: batches.clear(),
+        ):
+            batches.append(batch)
+    except DecodeError as error:
+        raise QueryError(f"{name}: {error}") from error
+    loaded = _load_encoder(index, encoder)
+    vectors = [
+        loaded.encode_cropped(np.stack([batch.frames for batch in batches[start : start + loaded.batch_size]]))
+        for start in range(0, len(batches), loaded.batch_size)
+    ]
+    clips = [
+        QueryClip(clip_id(name, batch.span.start_s, batch.span.end_s), path, batch.span.start_s, batch.span.end_s)
+        for batch in batches
+    ]
+    return _Query(clips, np.concatenate(vectors), video_id, clips[0].start_s, clips[-1].end_s)
+
+
+def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None) -> Encoder:
+    from vmae_embed.encoder import Encoder
+
+    if encoder is None:
+        made_with = index.library.config.encoder
+        encoder = Encoder.from_pretrained(
+            made_with["checkpoint"], revision=made_with.get("revision"), pooling=made_with["pooling"]
+        )
+    elif not isinstance(encoder, Encoder):
+        encoder = encoder()
+    index.library.check_comparable(encoder.identity, encoder.preprocessing)
+    return encoder
+
+
+def _from_rows(index: Index, rows: NDArray[np.int64], *, whole_video: bool = False) -> _Query:
+    columns = ("clip_id", "path", "start_s", "end_s")
+    clips = [QueryClip(*values) for values in zip(*(_values(index, name, rows) for name in columns), strict=True)]
+    video_id = _values(index, "video_id", rows)[0]
+    if whole_video:
+        return _Query(clips, index.vectors(rows), video_id)
+    return _Query(clips, index.vectors(rows), video_id, clips[0].start_s, clips[0].end_s)
+
+
+def _from_array(index: Index, array: NDArray[np.floating[Any]], name: str) -> _Query:
+    width = index.library.width
+    vectors = array[None] if array.ndim == 1 else array
+    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or vectors.dtype.kind not in "fiu":
+        raise QueryError(
+            f"{name}: {array.dtype} of shape {array.shape}; this library takes numbers of shape ({width},) or (Q, {width})"
+        )
+    vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise QueryError(f"{name}: holds numbers that are not finite")
+    clips = [QueryClip(name if len(vectors) == 1 else f"{name}[{i}]") for i in range(len(vectors))]
+    return _Query(clips, vectors)
+
+
+def _load_array(path: str) -> NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise QueryError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise QueryError(f"{path}: not a NumPy array ({' '.join(str(error).split())})") from error
+    if not isinstance(array, np.ndarray):
+        raise QueryError(f"{path}: an archive of arrays; save one array with np.save")
+    return array
+
+
+def _rows(index: Index, column: str, value: str) -> NDArray[np.int64]:
+    try:
+        scalar = pa.scalar(value, pa.string())
+    except (UnicodeEncodeError, pa.ArrowException):
+        return np.empty(0, dtype=np.int64)
+    matches: NDArray[np.int64] = np.flatnonzero(np.asarray(pc.equal(index.clips[column], scalar)))
+    return matches
+
+
+def _values(index: Index, column: str, rows: NDArray[np.int64]) -> list[Any]:
+    values: list[Any] = index.clips[column].take(pa.array(rows)).to_pylist()
+    return values

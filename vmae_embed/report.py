@@ -1,0 +1,162 @@
+"""One self-contained HTML page of hits: moving previews, frame strips, scores, playable fragments."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import string
+import urllib.parse
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmae_embed.decode import decode_clips
+from vmae_embed.errors import DecodeError, UsageError
+from vmae_embed.records import Hit, QueryClip
+from vmae_embed.sampling import Sampling, plan_spans
+
+# Twelve pictures of 160 pixels show a motion in about 60 kB.
+_FRAMES = 12
+_WIDTH = 160
+_QUALITY = 75
+_MOST_QUERIES_SHOWN = 3
+
+# What browsers play. Others are shown by their strips alone.
+_PLAYABLE = {".mp4", ".m4v", ".mov", ".webm", ".ogv"}
+
+
+def write_report(
+    path: str | Path,
+    hits: Sequence[Hit],
+    queries: Sequence[QueryClip] | None = None,
+    *,
+    title: str = "The moments that look alike",
+    about: str = "",
+    notes: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Write a page of hits.
+
+    Videos are linked where they are; previews are part of the page.
+
+    Args:
+        path: of the page.
+        hits: of one search.
+        queries: what was searched for; None takes them from the hits of `vmae_embed.search`.
+        title: of the page.
+        about: a line below it.
+        notes: what the reader must be warned of.
+        overwrite: replace a file of that name.
+
+    Raises:
+        UsageError: the file exists, or its directory does not.
+    """
+    page = Path(path)
+    if page.exists() and not overwrite:
+        raise UsageError(f"{page}: exists; give another name, or --overwrite")
+    try:
+        page.write_text(render_report(hits, queries, title=title, about=about, notes=notes, beside=page), "utf-8")
+    except OSError as error:
+        raise UsageError(f"{page}: cannot be written ({error.strerror})") from error
+    return page
+
+
+def render_report(
+    hits: Sequence[Hit],
+    queries: Sequence[QueryClip] | None = None,
+    *,
+    title: str = "The moments that look alike",
+    about: str = "",
+    notes: Sequence[str] = (),
+    beside: Path | None = None,
+) -> str:
+    """Return the page as text; ``beside`` is where it will lie, to link videos relative to it."""
+    asked = list(getattr(hits, "queries", []) if queries is None else queries)
+    folder = (beside.parent if beside else Path()).resolve()
+    shown = [_clip(clip.name, clip.path, clip.start_s, clip.end_s, folder, "") for clip in asked[:_MOST_QUERIES_SHOWN]]
+    if len(asked) > len(shown):
+        shown.append(f"<p class='about'>and {len(asked) - len(shown)} more clips of it</p>")
+    found = [_clip(hit.clip_id, hit.path, hit.start_s, hit.end_s, folder, _score(hit)) for hit in hits]
+    template = resources.files("vmae_embed").joinpath("templates/hits.html").read_text("utf-8")
+    return string.Template(template).substitute(
+        title=html.escape(title),
+        about=html.escape(about or f"{len(hits)} hits; scores are cosine similarities, 1 at most."),
+        notes="\n".join(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
+        queries="\n".join(shown),
+        hits="\n".join(found) or "<p class='gone'>nothing</p>",
+    )
+
+
+def _score(hit: Hit) -> str:
+    width = max(0.0, min(hit.score, 1.0)) * 100
+    tags = " · ".join(f"{name}: {value}" for name, value in hit.columns.items() if value is not None)
+    return (
+        f"<span class='rank'>{hit.rank}</span><span class='bar'><i style='width:{width:.1f}%'></i></span>"
+        f"<span class='score'>{hit.score:.4f}</span><span class='tags'>{html.escape(tags)}</span>"
+    )
+
+
+def _clip(name: str, path: str | None, start_s: float, end_s: float, folder: Path, score: str) -> str:
+    head = f"<div class='what'>{score}<code>{html.escape(name)}</code></div>"
+    if path is None:
+        return f"<div class='clip'><div class='gone'>a vector</div><div>{head}</div></div>"
+    try:
+        sprite = _sprite(path, start_s, end_s)
+    except DecodeError as error:
+        return f"<div class='clip'><div class='gone'>no preview</div><div>{head}<p class='gone'>{html.escape(str(error))}</p></div></div>"
+    seconds = max(end_s - start_s, 0.2)
+    return (
+        f"<div class='clip' style='--frames:{_FRAMES};--seconds:{seconds:.2f}s'>"
+        f"<div class='film'><img src='{sprite}' alt=''></div>"
+        f"<div>{head}<img class='strip' src='{sprite}' alt='frames of {html.escape(name, quote=True)}'>"
+        f"{_player(path, start_s, end_s, folder)}</div></div>"
+    )
+
+
+def _player(path: str, start_s: float, end_s: float, folder: Path) -> str:
+    if Path(path).suffix.lower() not in _PLAYABLE:
+        return ""
+    inside = Path(path).resolve().is_relative_to(folder)
+    address = (
+        urllib.parse.quote(Path(os.path.relpath(Path(path).resolve(), folder)).as_posix())
+        if inside
+        else Path(path).as_uri()
+    )
+    source = html.escape(f"{address}#t={start_s:.3f},{end_s:.3f}", quote=True)
+    return f"<details><summary>play</summary><video controls muted preload='none' src='{source}'></video></details>"
+
+
+@lru_cache(maxsize=256)
+def _sprite(path: str, start_s: float, end_s: float) -> str:
+    """Pictures of a clip side by side, as a data URI."""
+    if not os.path.isfile(path):
+        raise DecodeError(f"{path} is gone", stage="open")
+    (batch,) = list(
+        decode_clips(
+            path,
+            lambda timeline: plan_spans(
+                timeline, Sampling(frames=_FRAMES, uniform=True), start_s=start_s, end_s=end_s
+            ),
+            _shrink,
+        )
+    )[-1:]
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(batch.frames), axis=1)).save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _shrink(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    # A strip of a picture would make a page-high row.
+    size = (_WIDTH, min(max(round(_WIDTH * height / width), 20), 3 * _WIDTH))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
