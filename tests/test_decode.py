@@ -155,7 +155,10 @@ def test_open_gop_sought(tmp_path, suffix):
     [
         (lambda path: videos.garbage(path), "not a readable video"),
         (lambda path: path.write_bytes(b"") or path, "not a readable video"),
-        (lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n") and path, "not a readable video|playlist"),
+        (
+            lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n") and path,
+            "not a readable video|playlist",
+        ),
         (lambda path: path, "the file has vanished"),
         (lambda path: videos.write_audio_only(path.with_suffix(".m4a")), "no video stream"),
         (lambda path: videos.attached_picture(path.with_suffix(".mp3")), "no video stream"),

@@ -71,7 +71,7 @@ def test_finetuned_embedding_is_the_classifiers_input(folders):
 def test_final_norms_matter(folders):
     """The test above can fail: without its norm an embedding is another."""
     frames = clips(1)
-    model, tokens = reference_tokens(folders["finetuned"], "finetuned", reference_pixels(folders["finetuned"], frames))
+    _, tokens = reference_tokens(folders["finetuned"], "finetuned", reference_pixels(folders["finetuned"], frames))
     ours = Encoder.from_pretrained(folders["finetuned"], device="cpu").encode(frames)
     assert relative_error(ours, tokens.mean(1).numpy()) > 0.1
 
@@ -114,7 +114,11 @@ def test_hub_bias_names_are_loaded(folders):
 
 
 def test_new_bias_names_are_loaded_too(folders, tmp_path):
-    folder = copy_with(folders["pretrained"], tmp_path, rename=lambda key: key.replace("q_bias", "query.bias").replace("v_bias", "value.bias"))
+    folder = copy_with(
+        folders["pretrained"],
+        tmp_path,
+        rename=lambda key: key.replace("q_bias", "query.bias").replace("v_bias", "value.bias"),
+    )
     frames = clips(1)
     assert np.array_equal(
         Encoder.from_pretrained(folder, device="cpu").encode(frames),
@@ -147,7 +151,13 @@ def test_finetuned_without_mean_pooling_norms_its_tokens(tmp_path):
     model = VideoMAEForVideoClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         reference = model.videomae(reference_pixels(folder, frames)).last_hidden_state[:, 0]
-    assert relative_error(Encoder.from_pretrained(folder, device="cpu", pooling="first-token").encode(frames), reference.numpy()) < 1e-5
+    assert (
+        relative_error(
+            Encoder.from_pretrained(folder, device="cpu", pooling="first-token").encode(frames),
+            reference.numpy(),
+        )
+        < 1e-5
+    )
 
 
 def copy_with(folder, target, *, rename=lambda key: key, drop=(), add=None, config=None):
@@ -164,10 +174,22 @@ def copy_with(folder, target, *, rename=lambda key: key, drop=(), add=None, conf
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [
-        ("pretrained", {"drop": ["videomae.encoder.layer.0.attention.attention.q_bias"]}, r"weights missing: .*query\.bias"),
-        ("pretrained", {"drop": ["videomae.layernorm.weight"]}, r"weights missing: videomae\.layernorm\.weight"),
+        (
+            "pretrained",
+            {"drop": ["videomae.encoder.layer.0.attention.attention.q_bias"]},
+            r"weights missing: .*query\.bias",
+        ),
+        (
+            "pretrained",
+            {"drop": ["videomae.layernorm.weight"]},
+            r"weights missing: videomae\.layernorm\.weight",
+        ),
         ("finetuned", {"drop": ["fc_norm.weight"]}, r"weights missing: fc_norm\.weight"),
-        ("pretrained", {"add": {"videomae.cls_token": torch.zeros(1)}}, r"weights unexpected: videomae\.cls_token"),
+        (
+            "pretrained",
+            {"add": {"videomae.cls_token": torch.zeros(1)}},
+            r"weights unexpected: videomae\.cls_token",
+        ),
         ("finetuned", {"config": {"architectures": ["VideoMAEModel"]}}, r"weights unexpected: fc_norm"),
         ("pretrained", {"config": {"num_hidden_layers": 3}}, "weights missing"),
         ("pretrained", {"config": {"intermediate_size": 97}}, "weights"),
@@ -217,7 +239,9 @@ def test_no_network_is_one_line_that_helps(monkeypatch, tmp_path):
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(CheckpointError, match=r"hf download MCG-NJU/videomae-base-short-ssv2 --local-dir videomae") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"hf download MCG-NJU/videomae-base-short-ssv2 --local-dir videomae"
+    ) as caught:
         Encoder.from_pretrained("MCG-NJU/videomae-base-short-ssv2")
     assert "\n" not in str(caught.value)
 
@@ -237,8 +261,16 @@ def test_missing_preprocessor_config_assumes_the_published_one_aloud(folders, tm
 
 def test_the_hubs_old_preprocessor_layout(folders, tmp_path):
     folder = copy_with(folders["pretrained"], tmp_path, config={})
-    old = {"do_center_crop": True, "do_normalize": True, "do_resize": True, "image_mean": [0.485, 0.456, 0.406],
-           "feature_extractor_type": "VideoMAEFeatureExtractor", "image_std": [0.229, 0.224, 0.225], "resample": 2, "size": 224}
+    old = {
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "feature_extractor_type": "VideoMAEFeatureExtractor",
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+        "size": 224,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(old))
     with pytest.raises(CheckpointError, match="crops to 224x224, its encoder takes 32x32"):
         Encoder.from_pretrained(folder)
@@ -287,7 +319,11 @@ def test_bad_frames(folders, frames, message):
 
 def test_identity_follows_the_weights_and_not_the_file(folders, tmp_path):
     first = Encoder.from_pretrained(folders["pretrained"], device="cpu").identity
-    folder = copy_with(folders["pretrained"], tmp_path, rename=lambda k: k.replace("q_bias", "query.bias").replace("v_bias", "value.bias"))
+    folder = copy_with(
+        folders["pretrained"],
+        tmp_path,
+        rename=lambda k: k.replace("q_bias", "query.bias").replace("v_bias", "value.bias"),
+    )
     assert Encoder.from_pretrained(folder, device="cpu").identity["weights_sha256"] == first["weights_sha256"]
     other = Encoder.from_pretrained(folders["finetuned"], device="cpu").identity
     assert other["weights_sha256"] != first["weights_sha256"]

@@ -34,9 +34,7 @@ def test_reads_csv_tsv_and_parquet_alike(tmp_path: Path) -> None:
     expected = Labels("video_id", {"a.mp4": "cat", "b/c.mp4": "dog"})
     csv = write(tmp_path, "video_id,label\na.mp4,cat\nb/c.mp4,dog\n")
     tsv = write(tmp_path, "video_id\tlabel\na.mp4\tcat\nb/c.mp4\tdog\n", "labels.tsv")
-    pq.write_table(
-        pa.table({"video_id": ["a.mp4", "b/c.mp4"], "label": ["cat", "dog"]}), tmp_path / "l.parquet"
-    )
+    pq.write_table(pa.table({"video_id": ["a.mp4", "b/c.mp4"], "label": ["cat", "dog"]}), tmp_path / "l.parquet")
     assert read_labels(csv) == read_labels(tsv) == read_labels(tmp_path / "l.parquet") == expected
 
 
@@ -140,15 +138,11 @@ def test_a_video_named_twice_must_be_labelled_alike() -> None:
     with pytest.raises(UsageError, match=r"'a.mp4' and '/v/a.mp4' differ but name one video; keep one row"):
         Labels("path", {"a.mp4": "cat", "/v/a.mp4": "dog"}).match(CLIPS, VIDEOS, PATHS)
     with pytest.raises(UsageError, match="differ but name one video"):
-        Labels("path", {"a.mp4": 1, "/v/a.mp4": 1}, {"a.mp4": "g", "/v/a.mp4": "h"}).match(
-            CLIPS, VIDEOS, PATHS
-        )
+        Labels("path", {"a.mp4": 1, "/v/a.mp4": 1}, {"a.mp4": "g", "/v/a.mp4": "h"}).match(CLIPS, VIDEOS, PATHS)
 
 
 def test_columns_must_be_parallel() -> None:
-    with pytest.raises(
-        UsageError, match=r"columns of \(4, 4, 3\) clip ids, video ids and paths; give as many"
-    ):
+    with pytest.raises(UsageError, match=r"columns of \(4, 4, 3\) clip ids, video ids and paths; give as many"):
         Labels("path", {"a": 1}).match(CLIPS, VIDEOS, PATHS[:3])
 
 
@@ -193,9 +187,7 @@ def possible(rows: Rows) -> bool:
     needed = [groups for groups in groups_of(rows).values() if len(groups) > 1]
     names = sorted({group for _, group in rows})
     subsets = itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names)))
-    return bool(needed) and any(
-        all(groups & set(t) and groups - set(t) for groups in needed) for t in subsets
-    )
+    return bool(needed) and any(all(groups & set(t) and groups - set(t) for groups in needed) for t in subsets)
 
 
 def assert_sound(rows: Rows, train: list[int], test: list[int]) -> None:
@@ -233,9 +225,7 @@ def test_split_of_single_class_groups(rows: Rows, seed: int, test_fraction: floa
 
 @given(rows=mixed_rows, seed=st.integers(0, 3), test_fraction=fractions)
 @example(rows=lone_must_move, seed=0, test_fraction=0.25)
-def test_split_of_mixed_groups_is_found_exactly_when_there_is_one(
-    rows: Rows, seed: int, test_fraction: float
-) -> None:
+def test_split_of_mixed_groups_is_found_exactly_when_there_is_one(rows: Rows, seed: int, test_fraction: float) -> None:
     found = split(rows, seed=seed, test_fraction=test_fraction)
     assert (found is not None) == possible(rows)
     if found is not None:
@@ -243,9 +233,7 @@ def test_split_of_mixed_groups_is_found_exactly_when_there_is_one(
 
 
 @given(rows=mixed_rows, seed=st.integers(0, 3), data=st.data())
-def test_split_depends_on_the_seed_and_not_on_the_order_of_rows(
-    rows: Rows, seed: int, data: st.DataObject
-) -> None:
+def test_split_depends_on_the_seed_and_not_on_the_order_of_rows(rows: Rows, seed: int, data: st.DataObject) -> None:
     found = split(rows, seed=seed)
     assert found == split(rows, seed=seed)
     shuffled = data.draw(st.permutations(rows))
@@ -320,9 +308,7 @@ def test_takes_numpy_arrays() -> None:
         (["a", "a"], ["x", "y"], {"seed": -1}, "test_fraction=0.25, seed=-1; give"),
     ],
 )
-def test_split_refuses(
-    labels: list[Label], groups: list[str], options: dict[str, float], message: str
-) -> None:
+def test_split_refuses(labels: list[Label], groups: list[str], options: dict[str, float], message: str) -> None:
     with pytest.raises(ProbeError, match=message) as caught:
         split_by_group(labels, groups, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -340,9 +326,7 @@ def test_majority_baseline() -> None:
 
 @pytest.mark.parametrize(("train", "test"), [([], ["a"]), (["a"], [])])
 def test_majority_baseline_needs_labels(train: list[Label], test: list[Label]) -> None:
-    with pytest.raises(
-        ProbeError, match=rf"{len(train)} train and {len(test)} test labels; give one or more"
-    ):
+    with pytest.raises(ProbeError, match=rf"{len(train)} train and {len(test)} test labels; give one or more"):
         majority_baseline(train, test)
 
 

@@ -60,7 +60,9 @@ def test_one_more_frame_makes_a_tail():
     assert [c.frames[0] for c in clips] == [0, 64, 65]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(stride=4), Sampling(uniform=True), Sampling(clips_per_video=3)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(stride=4), Sampling(uniform=True), Sampling(clips_per_video=3)]
+)
 def test_short_video_repeats_its_last_frame(sampling):
     (clip,) = spans(constant(8, 30), sampling)
     assert (clip.start_s, clip.end_s) == (0, pytest.approx(8 / 30))
@@ -124,7 +126,9 @@ def test_part_of_a_video():
 
 
 def test_part_outside_the_video_is_refused():
-    with pytest.raises(DecodeError, match=r"nothing between 20\.000 and 10\.000 s: the video shows 0\.000 to 10\.000 s"):
+    with pytest.raises(
+        DecodeError, match=r"nothing between 20\.000 and 10\.000 s: the video shows 0\.000 to 10\.000 s"
+    ):
         spans(constant(300, 30), Sampling(), start_s=20, end_s=22)
 
 
@@ -153,7 +157,8 @@ def test_bad_policies_are_refused(fields, message):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(stride=4), Sampling(uniform=True), Sampling(hop_s=1), Sampling(clips_per_video=2)]
+    "sampling",
+    [Sampling(), Sampling(stride=4), Sampling(uniform=True), Sampling(hop_s=1), Sampling(clips_per_video=2)],
 )
 def test_policies_survive_json(sampling):
     again = Sampling.from_dict(sampling.to_dict())
@@ -182,7 +187,7 @@ def test_properties_of_every_plan(steps, sampling, start):
     for clip in clips:
         assert len(clip.frames) == sampling.frames
         assert list(clip.frames) == sorted(clip.frames)
-        assert 0 <= clip.frames[0]
+        assert clip.frames[0] >= 0
         assert clip.frames[-1] < len(times)
         assert times[0] - 1e-9 <= clip.start_s < clip.end_s <= line.end_s + 1e-9
         # No frame from after the clip, none that had left the screen before it.

@@ -175,9 +175,7 @@ def _read_preprocessing(folder: Path, config: Any) -> Preprocessing:
             f"shortest edge {min(image_size)}, centre crop, ImageNet mean and deviation",
             stacklevel=2,
         )
-        return Preprocessing(
-            min(image_size), None, image_size, 2, 1 / 255, _PUBLISHED_MEAN, _PUBLISHED_STD
-        )
+        return Preprocessing(min(image_size), None, image_size, 2, 1 / 255, _PUBLISHED_MEAN, _PUBLISHED_STD)
     try:
         with _quiet_transformers():
             processor: Any = VideoMAEImageProcessorPil.from_pretrained(folder, local_files_only=True)

@@ -144,7 +144,8 @@ class Encoder:
             pooled = tokens.mean(1) if self._pooling == "mean" else tokens[:, 0]
             if self._pooled_norm is not None:
                 pooled = self._pooled_norm(pooled)
-            return pooled.cpu().numpy()
+            embeddings: NDArray[np.float32] = pooled.cpu().numpy()
+            return embeddings
 
     def _crop(self, clip: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
         if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:

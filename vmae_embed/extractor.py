@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
-from vmae_embed.library import Library, LibraryConfig
+from vmae_embed.library import Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, Progress, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.records import Failure
@@ -166,9 +166,9 @@ def _count(summary: Summary, progress: Progress, plan: Plan, observe: Observer |
         observe(plan, progress)
 
 
-def _count_known_failures(listing: Listing, held: dict[str, object], plan: Plan) -> int:
+def _count_known_failures(listing: Listing, held: Mapping[str, Held], plan: Plan) -> int:
     listed = {video.id for video in listing.videos} | {failure.video_id for failure in listing.failures}
-    return sum(1 for key in listed - plan.stale if getattr(held.get(key), "failed", False))
+    return sum(1 for key in listed - plan.stale if key in held and held[key].failed)
 
 
 def _open_or_create(folder: Path, encoder: Encoder, sampling: Sampling, stored: str) -> Library:

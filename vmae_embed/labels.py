@@ -84,9 +84,7 @@ class Labels:
             found.update(keys)
             entries = {self._entry(key) for key in keys}
             if len(entries) > 1:
-                raise UsageError(
-                    f"labels {keys[0]!r} and {keys[1]!r} differ but name one video; keep one row"
-                )
+                raise UsageError(f"labels {keys[0]!r} and {keys[1]!r} differ but name one video; keep one row")
             label, group = entries.pop() if entries else (None, None)
             labels.append(label)
             groups.append(video_id if group is None else group)
@@ -172,11 +170,7 @@ def split_by_group(
     in_test = _choose_groups(pairs[0], pairs[1], sizes, test_fraction, rng)
     missed = _one_sided(pairs[0], pairs[1], in_test)
     if not in_test.any() or len(missed):
-        why = (
-            f"class {class_names[missed[0]]!r} stays on one side"
-            if len(missed)
-            else "no class has two groups"
-        )
+        why = f"class {class_names[missed[0]]!r} stays on one side" if len(missed) else "no class has two groups"
         raise ProbeError(f"no split found that keeps groups whole: {why}; label more videos, or finer groups")
     return np.flatnonzero(~in_test[group_of_row]), np.flatnonzero(in_test[group_of_row])
 
@@ -251,9 +245,7 @@ def _choose_groups(
     return in_test
 
 
-def _one_sided(
-    group: NDArray[np.intp], klass: NDArray[np.intp], in_test: NDArray[np.bool_]
-) -> NDArray[np.intp]:
+def _one_sided(group: NDArray[np.intp], klass: NDArray[np.intp], in_test: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Give the classes of two groups or more that are all in train or all in test."""
     spread, held = np.bincount(klass), np.bincount(klass, weights=in_test[group])
     return np.flatnonzero((spread > 1) & ((held == 0) | (held == spread)))
@@ -284,9 +276,7 @@ def _values(path: Path, table: pa.Table, column: str, kinds: tuple[type, ...]) -
             raise UsageError(f"{path}: row {row} has no {column}; fill it in, or drop the row")
         if not isinstance(value, kinds):
             accepted = " or whole numbers" if int in kinds else ""
-            raise UsageError(
-                f"{path}: column {column!r} holds {table.schema.field(column).type}; give text{accepted}"
-            )
+            raise UsageError(f"{path}: column {column!r} holds {table.schema.field(column).type}; give text{accepted}")
     return values
 
 

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from vmae_embed.library import Library, clip_rows
 from vmae_embed.plan import Unit
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
-from vmae_embed.workers import ClipDecoded, DecodePool, UnitDone, VideoDone, VideoFailed, VideoStarted, WorkerConfig
+from vmae_embed.workers import (
+    ClipDecoded,
+    DecodePool,
+    UnitDone,
+    VideoDone,
+    VideoFailed,
+    VideoStarted,
+    WorkerConfig,
+)
 
 # Clips of shared memory for each decoding process: one being written, the others in the pipe.
 SLOTS = 4

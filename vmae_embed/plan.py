@@ -55,7 +55,11 @@ class Plan:
 
 
 def make_plan(
-    videos: Sequence[Video], failures: Sequence[Failure], held: Mapping[str, Held], *, retry_failed: bool = False
+    videos: Sequence[Video],
+    failures: Sequence[Failure],
+    held: Mapping[str, Held],
+    *,
+    retry_failed: bool = False,
 ) -> Plan:
     """Compare what the sources list with what the library holds.
 

@@ -102,9 +102,7 @@ class LinearProbe:
             raise ProbeError("this LinearProbe is not fitted; call fit(X, y) first")
         features = _as_features(X)
         if features.shape[1] != len(self.mean_):
-            raise ProbeError(
-                f"embeddings {features.shape[1]} wide; the probe was fitted to {len(self.mean_)}"
-            )
+            raise ProbeError(f"embeddings {features.shape[1]} wide; the probe was fitted to {len(self.mean_)}")
         logits = (features - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
         if len(self.classes_) == 2:
             logits = np.hstack([np.zeros_like(logits), logits])

@@ -257,7 +257,8 @@ def _from_array(index: Index, array: NDArray[np.floating[Any]], name: str) -> _Q
     vectors = array[None] if array.ndim == 1 else array
     if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or vectors.dtype.kind not in "fiu":
         raise QueryError(
-            f"{name}: {array.dtype} of shape {array.shape}; this library takes numbers of shape ({width},) or (Q, {width})"
+            f"{name}: {array.dtype} of shape {array.shape}; "
+            f"this library takes numbers of shape ({width},) or (Q, {width})"
         )
     vectors = vectors.astype(np.float32)
     if not np.isfinite(vectors).all():

@@ -109,7 +109,8 @@ def _clip(name: str, path: str | None, start_s: float, end_s: float, folder: Pat
     try:
         sprite = _sprite(path, start_s, end_s)
     except DecodeError as error:
-        return f"<div class='clip'><div class='gone'>no preview</div><div>{head}<p class='gone'>{html.escape(str(error))}</p></div></div>"
+        reason = f"<p class='gone'>{html.escape(str(error))}</p>"
+        return f"<div class='clip'><div class='gone'>no preview</div><div>{head}{reason}</div></div>"
     seconds = max(end_s - start_s, 0.2)
     return (
         f"<div class='clip' style='--frames:{_FRAMES};--seconds:{seconds:.2f}s'>"
@@ -140,9 +141,7 @@ def _sprite(path: str, start_s: float, end_s: float) -> str:
     (batch,) = list(
         decode_clips(
             path,
-            lambda timeline: plan_spans(
-                timeline, Sampling(frames=_FRAMES, uniform=True), start_s=start_s, end_s=end_s
-            ),
+            lambda timeline: plan_spans(timeline, Sampling(frames=_FRAMES, uniform=True), start_s=start_s, end_s=end_s),
             _shrink,
         )
     )[-1:]

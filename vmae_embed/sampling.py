@@ -116,8 +116,7 @@ def plan_spans(
     finish = min(timeline.end_s, end_s if end_s is not None else timeline.end_s)
     if begin >= finish:
         raise DecodeError(
-            f"nothing between {begin:.3f} and {finish:.3f} s: "
-            f"the video shows {times[0]:.3f} to {timeline.end_s:.3f} s",
+            f"nothing between {begin:.3f} and {finish:.3f} s: the video shows {times[0]:.3f} to {timeline.end_s:.3f} s",
             stage="timeline",
         )
     gaps = np.diff(times, append=timeline.end_s)

@@ -21,8 +21,41 @@ if TYPE_CHECKING:
 
 # Containers that FFmpeg reads and that people keep videos in.
 VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2ts .m2v .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg "
-    ".mts .mxf .nut .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+    f".{name}"
+    for name in [
+        "3g2",
+        "3gp",
+        "asf",
+        "avi",
+        "divx",
+        "dv",
+        "f4v",
+        "flv",
+        "gif",
+        "m1v",
+        "m2ts",
+        "m2v",
+        "m4v",
+        "mjpeg",
+        "mkv",
+        "mov",
+        "mp4",
+        "mpeg",
+        "mpg",
+        "mts",
+        "mxf",
+        "nut",
+        "ogm",
+        "ogv",
+        "qt",
+        "rm",
+        "rmvb",
+        "ts",
+        "vob",
+        "webm",
+        "wmv",
+        "y4m",
+    ]  # a list of one-word strings reads worse
 )
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
@@ -156,12 +189,12 @@ def _from_manifest(manifest: Path, listing: Listing) -> Iterator[_Entry]:
         raise SourceError(f"{manifest}: no column 'path'; it has {', '.join(table.column_names)}")
     paths = [None if value is None else str(value) for value in table["path"].to_pylist()]
     ids = table["video_id"].to_pylist() if "video_id" in table.column_names else paths
-    carried = {
-        name: _carry(table[name]) for name in table.column_names if name not in ("path", "video_id")
-    }
+    carried = {name: _carry(table[name]) for name in table.column_names if name not in ("path", "video_id")}
     for name, (kind, _) in carried.items():
         if listing.columns.setdefault(name, kind) != kind:
-            raise SourceError(f"{manifest}: column {name!r} is {kind} here and {listing.columns[name]} in another manifest")
+            raise SourceError(
+                f"{manifest}: column {name!r} is {kind} here and {listing.columns[name]} in another manifest"
+            )
     for row, (path, video_id) in enumerate(zip(paths, ids, strict=True)):
         if not path or video_id in (None, ""):
             raise SourceError(f"{manifest}: row {row + 1} has no path or no video_id")

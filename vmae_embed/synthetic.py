@@ -310,9 +310,7 @@ def _frames(
         yield np.array(frame)
 
 
-def write_demo_videos(
-    folder: Path, *, seed: int = 0, size: tuple[int, int] = (320, 240)
-) -> list[dict[str, str]]:
+def write_demo_videos(folder: Path, *, seed: int = 0, size: tuple[int, int] = (320, 240)) -> list[dict[str, str]]:
     """Encode every motion with every look as H.264 MP4, and list them in ``labels.csv``.
 
     Args:

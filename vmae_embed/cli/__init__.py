@@ -119,6 +119,6 @@ def _complain(message: str) -> None:
     click.echo(f"error: {message}", err=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning):
         click.echo(f"warning: {message}", err=True)

@@ -17,17 +17,42 @@ if TYPE_CHECKING:
 _MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
 
 _encoder_options = combine(
-    click.option("--model", default=_MODEL, metavar="ID|DIR", help="Hub id or local directory of a VideoMAE checkpoint."),
+    click.option(
+        "--model",
+        default=_MODEL,
+        metavar="ID|DIR",
+        help="Hub id or local directory of a VideoMAE checkpoint.",
+    ),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of the hub repository."),
-    click.option("--pooling", type=click.Choice(("mean", "first-token", "cls")), default="mean", help="Of the encoder's tokens; VideoMAE has no CLS token, cls means first-token."),
+    click.option(
+        "--pooling",
+        type=click.Choice(("mean", "first-token", "cls")),
+        default="mean",
+        help="Of the encoder's tokens; VideoMAE has no CLS token, cls means first-token.",
+    ),
     dtype_option,
     device_option,
-    click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Clips in one forward pass. [default: 64 on a GPU, 8 elsewhere]"),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Clips in one forward pass. [default: 64 on a GPU, 8 elsewhere]",
+    ),
 )
 _sampling_options = combine(
     click.option("--fps", type=float, metavar="RATE", help="Sample by time, so many frames a second. [default: 7.5]"),
-    click.option("--stride", type=int, metavar="N", help="Sample every N-th frame instead (Kinetics: 4, SSv2 pre-training: 2)."),
-    click.option("--hop", type=float, metavar="SECONDS", help="From the start of a clip to the next. [default: clips touch]"),
+    click.option(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="Sample every N-th frame instead (Kinetics: 4, SSv2 pre-training: 2).",
+    ),
+    click.option(
+        "--hop",
+        type=float,
+        metavar="SECONDS",
+        help="From the start of a clip to the next. [default: clips touch]",
+    ),
     click.option("--clips-per-video", type=int, metavar="N", help="So many clips, evenly spread, instead of all."),
     click.option("--uniform", is_flag=True, help="One clip spread over the whole video (SSv2 fine-tuning)."),
 )
@@ -35,8 +60,8 @@ _run_options = combine(
     click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
     decoder_option,
     click.option("--workers", type=int, metavar="N", help="Decoding processes. [default: one a processor, 16 at most]"),
-    click.option("--video-timeout", type=float, metavar="SECONDS", help="How long decoding one video may take. [default: 600, or four times its length if that is more]"),
-    click.option("--store", type=click.Choice(("float32", "float16")), default="float32", help="Type of the stored embeddings."),
+    click.option("--video-timeout", type=float, metavar="SECONDS", help="For decoding one video. [default: 600, or four times its length]"),
+    click.option("--store", type=click.Choice(("float32", "float16")), default="float32", help="Of the embeddings."),
     click.option("--prune", is_flag=True, help="Remove videos that no source lists any more."),
     click.option("--retry-failed", is_flag=True, help="Try videos again that failed before."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -133,5 +158,7 @@ def _report(summary: Summary, output: str) -> int:
     if not failed:
         return 0
     earlier = f", {summary.known_failures:,} of them in earlier runs" if summary.known_failures else ""
-    say(f"{failed:,} videos failed{earlier}; `vmae-embed failures {output}` lists them, --retry-failed tries them again")
+    say(
+        f"{failed:,} videos failed{earlier}; `vmae-embed failures {output}` lists them, --retry-failed tries them again"
+    )
     return EXIT_SOME_FAILED

@@ -42,6 +42,6 @@ def describe(index: object) -> str:
         why = "too few for IVF-PQ, which starts at 9,984" if about["kind"] == "auto" else "as asked"
         return f"exact index of {about['vectors']:,} clips ({why}): every search compares all of them"
     return (
-        f"{about['factory']} index of {about['vectors']:,} clips, nprobe {about['nprobe']}, candidates re-ranked exactly; "
-        f"recall@10 {about['recall_at_10']:.3f}, measured on clips that were not in it yet"
+        f"{about['factory']} index of {about['vectors']:,} clips, nprobe {about['nprobe']}, "
+        f"candidates re-ranked exactly; recall@10 {about['recall_at_10']:.3f}, measured on clips that were not in it yet"
     )

@@ -66,8 +66,10 @@ def _licence(checkpoint: str) -> str:
 @click.command()
 @library_argument
 def verify(library: str) -> int:
-    """Check that a library is whole: every shard read and its checksums compared, ids unique,
-    vectors finite, the index equal to the shards. Exits with 1 when it is not.
+    """Check that a library is whole.
+
+    Every shard is read and its checksums compared; ids must be unique, vectors finite, and the
+    index equal to the shards. Exits with 1 when something is wrong.
     """
     from vmae_embed.index import Index
     from vmae_embed.library import Library

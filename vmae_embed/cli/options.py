@@ -14,10 +14,16 @@ FORMATS = ("table", "json", "jsonl", "csv")
 library_argument = click.argument("library", metavar="LIB")
 
 format_option = click.option(
-    "--format", "output_format", type=click.Choice(FORMATS), default="table", help="How rows are written to stdout."
+    "--format",
+    "output_format",
+    type=click.Choice(FORMATS),
+    default="table",
+    help="How rows are written to stdout.",
 )
 
-device_option = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")
+device_option = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]"
+)
 
 dtype_option = click.option(
     "--dtype",

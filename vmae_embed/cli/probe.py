@@ -14,15 +14,31 @@ from vmae_embed.errors import ProbeError, UsageError
 
 @click.command()
 @library_argument
-@click.option("--labels", required=True, metavar="FILE", help="CSV, TSV or Parquet: clip_id, video_id or path, and labels.")
+@click.option(
+    "--labels",
+    required=True,
+    metavar="FILE",
+    help="CSV, TSV or Parquet: clip_id, video_id or path, and labels.",
+)
 @click.option("--label", default="label", metavar="COLUMN", help="Column of the labels.")
-@click.option("--group", metavar="COLUMN", help="Column whose groups stay on one side of the split. [default: the video]")
+@click.option(
+    "--group",
+    metavar="COLUMN",
+    help="Column whose groups stay on one side of the split. [default: the video]",
+)
 @click.option("--test-fraction", type=float, default=0.25, metavar="SHARE", help="Share of the clips to test on.")
 @click.option("--seed", type=int, default=0, metavar="N", help="Of the split.")
 @click.option("--l2", type=float, default=1.0, metavar="STRENGTH", help="Regularisation: scikit-learn's 1/C.")
 @click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
 def probe(
-    library: str, labels: str, label: str, group: str | None, test_fraction: float, seed: int, l2: float, output_format: str
+    library: str,
+    labels: str,
+    label: str,
+    group: str | None,
+    test_fraction: float,
+    seed: int,
+    l2: float,
+    output_format: str,
 ) -> None:
     """Judge a library's embeddings with a linear probe on labels.
 
@@ -36,12 +52,16 @@ def probe(
 
     opened = Library.open(library)
     table = opened.table(["clip_id", "video_id", "path"])
-    matched = read_labels(Path(labels), label=label, group=group).match(*(table[n].to_pylist() for n in table.column_names))
+    matched = read_labels(Path(labels), label=label, group=group).match(
+        *(table[n].to_pylist() for n in table.column_names)
+    )
     _tell_unmatched(matched.unmatched_keys, "rows of the labels fit no clip of the library")
     _tell_unmatched(matched.unlabelled_videos, "videos of the library have no label")
     rows = matched.labelled_rows
     if not len(rows):
-        raise ProbeError(f"{labels}: none of its rows fits a clip of {library}; compare with `vmae-embed info {library}`")
+        raise ProbeError(
+            f"{labels}: none of its rows fits a clip of {library}; compare with `vmae-embed info {library}`"
+        )
     truth = [value for value in matched.labels if value is not None]
     train, test = split_by_group(truth, [matched.groups[row] for row in rows], test_fraction=test_fraction, seed=seed)
     embeddings = opened.embeddings()[rows]
@@ -62,7 +82,8 @@ def probe(
     if output_format == "json":
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    click.echo(f"top-1               {result['top1']:.4f}   ({len(test):,} clips, trained on {len(train):,}; split by {group or 'video'})")
+    split = f"{len(test):,} clips, trained on {len(train):,}; split by {group or 'video'}"
+    click.echo(f"top-1               {result['top1']:.4f}   ({split})")
     click.echo(f"mean per class      {result['mean_per_class']:.4f}   ({result['classes']} classes)")
     click.echo(f"majority baseline   {result['majority_baseline']:.4f}")
     for name, (right, total) in sorted(per_class.items(), key=str):

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmae_embed.cli.options import decoder_option, device_option, dtype_option, format_option, library_argument
+from vmae_embed.cli.options import (
+    decoder_option,
+    device_option,
+    dtype_option,
+    format_option,
+    library_argument,
+)
 from vmae_embed.cli.output import say, write_rows
 from vmae_embed.errors import UsageError
 
@@ -21,9 +27,16 @@ if TYPE_CHECKING:
 @library_argument
 @click.argument("query", metavar="QUERY")
 @click.option("-k", "k", type=int, default=10, metavar="K", help="How many hits.")
-@click.option("--group-by", type=click.Choice(("clip", "video")), default="clip", help="video: only the best clip of each.")
 @click.option(
-    "--exclude-self/--include-self", default=True, help="Leave out clips of the query's own video that overlap it."
+    "--group-by",
+    type=click.Choice(("clip", "video")),
+    default="clip",
+    help="video: only the best clip of each.",
+)
+@click.option(
+    "--exclude-self/--include-self",
+    default=True,
+    help="Leave out clips of the query's own video that overlap it.",
 )
 @click.option("--exact", is_flag=True, help="Compare with every clip instead of asking the index.")
 @format_option
@@ -96,7 +109,12 @@ def search(
 
 
 def _load(
-    library: Library, model: str | None, revision: str | None, pooling: str | None, dtype: str, device: str | None
+    library: Library,
+    model: str | None,
+    revision: str | None,
+    pooling: str | None,
+    dtype: str,
+    device: str | None,
 ) -> Encoder:
     from vmae_embed.encoder import Encoder
 

@@ -49,7 +49,10 @@ class DecordReader:
             raise DecoderRefused(f"decord's times differ from the stream's by up to {apart:.3f} s", stage="open")
 
     def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
-        """Decode frames in one pass, frame after frame: decord's seeks and skips miscount in open groups, fragments and TS."""
+        """Decode frames in one pass, one after the other.
+
+        decord's own seeks and skips miscount in open groups, in fragments and in TS.
+        """
         import decord
 
         reader, place = self._open(), 0

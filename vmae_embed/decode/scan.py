@@ -216,7 +216,7 @@ def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[Video
     for packet in container.demux(stream):
         started = started or packet.is_keyframe
         if packet.size and started:
-            yield from packet.decode()  # type: ignore[misc]
+            yield from packet.decode()
     yield from stream.decode(None)
 
 

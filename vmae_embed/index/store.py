@@ -132,7 +132,9 @@ class Index:
         if exact or self.about["nprobe"] is None:
             scores, rows = exact_search(self._vectors, unit, k)
         else:
-            scores, rows = ivfpq_search(import_faiss(), self._load_faiss(), self._vectors, unit, k, self.about["nprobe"])
+            scores, rows = ivfpq_search(
+                import_faiss(), self._load_faiss(), self._vectors, unit, k, self.about["nprobe"]
+            )
             # The visited cells may hold fewer than were asked for; those queries deserve better.
             short = (rows < 0).any(axis=1)
             if short.any():
@@ -219,9 +221,7 @@ def _write_rows(folder: Path, library: Library, count: int) -> NDArray[Any]:
             matrix = normalise(to_matrix(shard["embedding"], library.width))
             vectors[row : row + len(matrix)] = matrix
             row += len(matrix)
-            rows = pa.concat_tables(
-                [schema.empty_table(), shard.drop_columns("embedding")], promote_options="default"
-            )
+            rows = pa.concat_tables([schema.empty_table(), shard.drop_columns("embedding")], promote_options="default")
             writer.write_table(rows.select(schema.names))
     vectors.flush()
     return vectors

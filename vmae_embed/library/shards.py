@@ -56,7 +56,11 @@ def clip_schema(width: int, stored: str, carried: Mapping[str, str]) -> pa.Schem
 
 
 def clip_rows(
-    video: Video, timeline: Timeline, spans: Sequence[ClipSpan], embeddings: NDArray[np.float32], schema: pa.Schema
+    video: Video,
+    timeline: Timeline,
+    spans: Sequence[ClipSpan],
+    embeddings: NDArray[np.float32],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Make the rows of one video's clips.
 

@@ -375,7 +375,11 @@ class Library:
 def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     """Turn an ``embedding`` column into ``(B, D)`` float32."""
     chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
-    return np.concatenate([np.empty((0, width)), *chunks]).astype(np.float32) if chunks else np.empty((0, width), np.float32)
+    return (
+        np.concatenate([np.empty((0, width)), *chunks]).astype(np.float32)
+        if chunks
+        else np.empty((0, width), np.float32)
+    )
 
 
 def _without(table: pa.Table, video_ids: Collection[str]) -> pa.Table:

@@ -1,7 +1,15 @@
-"""The decoding processes: what they are told (`messages`), what they run (`child`), who runs them (`pool`)."""
+"""Decoding processes: what they are told (`messages`), what they run (`child`), who runs them (`pool`)."""
 
 from vmae_embed.workers.messages import WorkerConfig
-from vmae_embed.workers.pool import ClipDecoded, DecodePool, Event, UnitDone, VideoDone, VideoFailed, VideoStarted
+from vmae_embed.workers.pool import (
+    ClipDecoded,
+    DecodePool,
+    Event,
+    UnitDone,
+    VideoDone,
+    VideoFailed,
+    VideoStarted,
+)
 
 __all__ = [
     "ClipDecoded",

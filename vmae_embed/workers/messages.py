@@ -10,6 +10,7 @@ from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import ClipSpan, Timeline
 from vmae_embed.sampling import Sampling
 
+
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What a decoding process needs to know.

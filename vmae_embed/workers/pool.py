@@ -7,6 +7,7 @@ memory and a pipe of its own: one that dies, even in the middle of a message, ha
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import TracebackType
 
 import numpy as np
@@ -86,7 +87,9 @@ class DecodePool:
     def __enter__(self) -> DecodePool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
             worker.close()
 
@@ -158,10 +161,12 @@ class _Process:
         self._video = self._left.popleft() if self._left else None
         self._since = time.monotonic()
         if self._video is not None:
-            try:
-                self.connection.send(self._video.path)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it died idle; its end of file is next in the pipe, and `_bury` sees to it
+            self._tell(self._video.path)
+
+    def _tell(self, message: str | int) -> None:
+        # A process that has died cannot be told; its end of file is next in the pipe, for `_bury`.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
 
     @property
     def unit_is_through(self) -> bool:
@@ -184,10 +189,7 @@ class _Process:
             yield VideoStarted(self.unit, video, message.timeline)
         elif isinstance(message, ClipReady):
             yield ClipDecoded(self.unit, video, message.span, self._slots[message.slot])
-            try:
-                self.connection.send(message.slot)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # as in `_next_video`
+            self._tell(message.slot)
         elif isinstance(message, Done):
             self._next_video()
             yield VideoDone(self.unit, video)
@@ -210,7 +212,9 @@ class _Process:
         if video is not None:
             if code == -signal.SIGALRM:
                 limit = f"{self._config.timeout_s:g} s" if self._config.timeout_s else "the default limit"
-                yield VideoFailed(self.unit, self._failure(video, "timeout", f"took longer than {limit} (--video-timeout)"))
+                yield VideoFailed(
+                    self.unit, self._failure(video, "timeout", f"took longer than {limit} (--video-timeout)")
+                )
             else:
                 reason = f"its decoding process died ({_describe_exit(code)})"
                 yield VideoFailed(self.unit, self._failure(video, "worker", reason))
