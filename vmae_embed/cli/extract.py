@@ -60,7 +60,9 @@ _run_options = combine(
     click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
     decoder_option,
     click.option("--workers", type=int, metavar="N", help="Decoding processes. [default: one a processor, 16 at most]"),
-    click.option("--video-timeout", type=float, metavar="SECONDS", help="For decoding one video. [default: 600, or four times its length]"),
+    click.option(
+        "--video-timeout", type=float, metavar="SECONDS", help="For decoding one. [default: 600, or 4 times its length]"
+    ),
     click.option("--store", type=click.Choice(("float32", "float16")), default="float32", help="Of the embeddings."),
     click.option("--prune", is_flag=True, help="Remove videos that no source lists any more."),
     click.option("--retry-failed", is_flag=True, help="Try videos again that failed before."),

@@ -43,5 +43,5 @@ def describe(index: object) -> str:
         return f"exact index of {about['vectors']:,} clips ({why}): every search compares all of them"
     return (
         f"{about['factory']} index of {about['vectors']:,} clips, nprobe {about['nprobe']}, "
-        f"candidates re-ranked exactly; recall@10 {about['recall_at_10']:.3f}, measured on clips that were not in it yet"
+        f"candidates re-ranked exactly; recall@10 {about['recall_at_10']:.3f}, measured on clips not yet in it"
     )
