@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmae_embed.probe import LinearProbe as LinearProbe
     from vmae_embed.query import search as search
     from vmae_embed.records import Hit as Hit
+    from vmae_embed.report import show as show
     from vmae_embed.report import write_report as write_report
     from vmae_embed.sampling import Sampling as Sampling
 
@@ -40,6 +41,7 @@ _HOMES = {
     "VmaeEmbedError": "errors",
     "extract": "extractor",
     "search": "query",
+    "show": "report",
     "write_report": "report",
 }
 

@@ -9,6 +9,7 @@ import os
 import string
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -67,6 +68,29 @@ def write_report(
     return page
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page of hits that notebooks show; see `show`."""
+
+    text: str
+
+    def _repr_html_(self) -> str:
+        # A frame of its own keeps the page's style from the notebook's, and the other way round.
+        source = html.escape(self.text, quote=True)
+        return f'<iframe srcdoc="{source}" style="width:100%;height:640px;border:0"></iframe>'
+
+
+def show(hits: Sequence[Hit], *, title: str = "The moments that look alike", notes: Sequence[str] = ()) -> Page:
+    """Show hits in a notebook, as `write_report` shows them in a browser.
+
+    Args:
+        hits: of one search.
+        title: of the page.
+        notes: what the reader must be warned of.
+    """
+    return Page(render_report(hits, title=title, notes=notes))
+
+
 def render_report(
     hits: Sequence[Hit],
     queries: Sequence[QueryClip] | None = None,
@@ -112,10 +136,11 @@ def _clip(name: str, path: str | None, start_s: float, end_s: float, folder: Pat
         reason = f"<p class='gone'>{html.escape(str(error))}</p>"
         return f"<div class='clip'><div class='gone'>no preview</div><div>{head}{reason}</div></div>"
     seconds = max(end_s - start_s, 0.2)
+    shape = f"{sprite.width}/{sprite.height}"
+    style = f"--sprite:url({sprite.uri});--frames:{_FRAMES};--shape:{shape};--seconds:{seconds:.2f}s"
     return (
-        f"<div class='clip' style='--frames:{_FRAMES};--seconds:{seconds:.2f}s'>"
-        f"<div class='film'><img src='{sprite}' alt=''></div>"
-        f"<div>{head}<img class='strip' src='{sprite}' alt='frames of {html.escape(name, quote=True)}'>"
+        f"<div class='clip' style='{style}'><div class='film'></div>"
+        f"<div>{head}<div class='strip' role='img' aria-label='frames of {html.escape(name, quote=True)}'></div>"
         f"{_player(path, start_s, end_s, folder)}</div></div>"
     )
 
@@ -133,9 +158,17 @@ def _player(path: str, start_s: float, end_s: float, folder: Path) -> str:
     return f"<details><summary>play</summary><video controls muted preload='none' src='{source}'></video></details>"
 
 
+@dataclass(frozen=True, slots=True)
+class _Sprite:
+    """Pictures of a clip side by side: a data URI, and the size of one picture in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
 @lru_cache(maxsize=256)
-def _sprite(path: str, start_s: float, end_s: float) -> str:
-    """Pictures of a clip side by side, as a data URI."""
+def _sprite(path: str, start_s: float, end_s: float) -> _Sprite:
     if not os.path.isfile(path):
         raise DecodeError(f"{path} is gone", stage="open")
     (batch,) = list(
@@ -149,7 +182,8 @@ def _sprite(path: str, start_s: float, end_s: float) -> str:
 
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(batch.frames), axis=1)).save(buffer, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    height, width = batch.frames.shape[1:3]
+    return _Sprite("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), width, height)
 
 
 def _shrink(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

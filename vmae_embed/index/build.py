@@ -18,10 +18,14 @@ _TRAINING_A_CELL = 39
 # Below this, an exact search of 768 numbers a vector takes a few milliseconds on one core.
 _SMALLEST_IVFPQ = 256 * _TRAINING_A_CELL
 _MOST_TRAINING_A_CELL = 64
+# 4-bit codes have 16 centroids each.
+_TRAINING_CODES = 16 * _TRAINING_A_CELL
 
 # PQ candidates re-ranked exactly for each hit asked for. Of 4-bit codes with 4 numbers each, k x 8
 # gave recall 0.998 on 100,000 clustered vectors and k x 16 gave 0.997 on a million.
 CANDIDATES_A_HIT = 16
+# And as many for a single hit as the recall was measured with.
+_FEWEST_CANDIDATES = 160
 
 _RECALL_AT = 10
 _RECALL_AIMED_AT = 0.99
@@ -98,9 +102,10 @@ def build_index(vectors: NDArray[Any], kind: str = "auto", nlist: int | None = N
             f"nlist={nlist} needs at least {nlist * _TRAINING_A_CELL:,} training vectors ({_TRAINING_A_CELL} a cell); "
             f"the library holds {count:,}. Use --nlist {max(most, 1)} or fewer, or --factory auto"
         )
-    if kind == "ivfpq" and most < 1:
+    if (kind == "ivfpq" or nlist is not None) and count < _TRAINING_CODES:
         raise UsageError(
-            f"an IVF-PQ index needs at least {_TRAINING_A_CELL} vectors; the library holds {count}. Use --factory auto"
+            f"an IVF-PQ index needs at least {_TRAINING_CODES} training vectors for its codes; "
+            f"the library holds {count:,}. Use --factory auto"
         )
     faiss = import_faiss()
     if kind == "exact" or (kind == "auto" and nlist is None and count < _SMALLEST_IVFPQ):
@@ -170,7 +175,8 @@ def ivfpq_search(
         Scores and rows, each ``(Q, K)``, best first; row -1 and score -inf where there are fewer.
     """
     parameters = faiss.SearchParametersIVF(nprobe=nprobe)
-    _, candidates = index.search(queries, min(k * CANDIDATES_A_HIT, len(vectors)), params=parameters)
+    wanted = min(max(k * CANDIDATES_A_HIT, _FEWEST_CANDIDATES), len(vectors))
+    _, candidates = index.search(queries, wanted, params=parameters)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     for i, (query, found) in enumerate(zip(queries, candidates, strict=True)):

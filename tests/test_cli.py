@@ -1,0 +1,322 @@
+"""The command line as its users meet it: every verb, right and wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import videos
+from tests.checkpoints import save_checkpoint
+from vmae_embed.cli import _VERBS, main
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; give its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli")
+    (root / "videos").mkdir()
+    for number in range(6):
+        videos.write_video(root / f"videos/v{number}.mp4", frames=130, first_index=300 * number)
+    videos.garbage(root / "videos/broken.mp4")
+    (root / "videos/notes.txt").write_text("not a video")
+    rows = "\n".join(f"v{n}.mp4,{'even' if n % 2 == 0 else 'odd'},{n // 2}" for n in range(6))
+    (root / "labels.csv").write_text(f"path,label,recording\n{rows}\n")
+    save_checkpoint(root / "checkpoint")
+    with pytest.raises(SystemExit) as caught:
+        main(["extract", str(root / "videos"), "-o", str(root / "lib"), "--model", str(root / "checkpoint"), "-q"])
+    assert caught.value.code == 3
+    return root
+
+
+def assert_one_line(text, *fragments):
+    lines = [line for line in text.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("error: ")
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+def test_extract_says_what_it_did(made, run):
+    code, out, err = run("extract", made / "videos", "-o", made / "lib", "--model", made / "checkpoint")
+    assert code == 3
+    assert out == ""
+    assert "0 clips of 0 videos added" in err
+    assert "7 videos were there already" in err
+    assert "1 .txt (--glob '*' takes all)" in err
+    assert "1 videos failed, 1 of them in earlier runs; `vmae-embed failures" in err
+
+
+def test_failures(made, run):
+    code, out, _ = run("failures", made / "lib", "--format", "jsonl")
+    (row,) = map(json.loads, out.splitlines())
+    assert (code, row["video_id"], row["stage"]) == (0, "broken.mp4", "open")
+    assert "not a readable video" in row["reason"]
+    _, table, _ = run("failures", made / "lib")
+    assert table.splitlines()[0].split() == ["video_id", "stage", "seconds", "reason"]
+
+
+def test_info(made, run):
+    code, out, _ = run("info", made / "lib", "--format", "json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["clips"] == 18
+    assert facts["videos"] == 6
+    assert facts["failed videos"] == {"open": 1}
+    assert facts["checkpoint"] == str(made / "checkpoint")
+    _, text, _ = run("info", made / "lib")
+    assert "CC-BY-NC-4.0" in text
+    assert "16 frames, 7.5 frames a second, touching windows" in text
+
+
+def test_index_builds_then_is_up_to_date(made, run):
+    code, _, err = run("index", made / "lib", "--rebuild")
+    assert code == 0
+    assert "exact index of 18 clips (too few for IVF-PQ, which starts at 9,984)" in err
+    assert "up to date" in run("index", made / "lib")[2]
+
+
+@pytest.mark.parametrize("output_format", ["table", "json", "jsonl", "csv"])
+def test_search_in_every_format(made, run, output_format):
+    code, out, _ = run("search", made / "lib", "v0.mp4#t=0.000,2.133", "-k", 4, "--format", output_format)
+    assert code == 0
+    if output_format == "table":
+        assert out.splitlines()[0].split() == ["rank", "score", "clip_id"]
+        assert len(out.splitlines()) == 5
+        return
+    rows = {
+        "json": lambda: json.loads(out),
+        "jsonl": lambda: [json.loads(line) for line in out.splitlines()],
+        "csv": lambda: list(csv.DictReader(io.StringIO(out))),
+    }[output_format]()
+    assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4]
+    assert {"score", "clip_id", "video_id", "start_s", "end_s", "path", "query"} <= set(rows[0])
+
+
+def test_search_includes_itself_when_asked_to(made, run):
+    _, out, _ = run("search", made / "lib", "v3.mp4#t=0.000,2.133", "--include-self", "-k", 1, "--format", "json")
+    (row,) = json.loads(out)
+    assert row["clip_id"] == "v3.mp4#t=0.000,2.133"
+    assert row["score"] == pytest.approx(1, abs=1e-6)
+
+
+def test_search_writes_a_page(made, run, tmp_path):
+    code, _, err = run("search", made / "lib", "v0.mp4", "-k", 2, "--html", tmp_path / "p.html")
+    assert code == 0
+    assert "page:" in err
+    assert "data:image/jpeg" in (tmp_path / "p.html").read_text()
+    code, _, err = run("search", made / "lib", "v0.mp4", "--html", tmp_path / "p.html")
+    assert code == 2
+    assert_one_line(err, "exists", "--overwrite")
+
+
+def test_search_of_a_file_loads_the_checkpoint(made, run, tmp_path):
+    query = videos.write_video(tmp_path / "q.mp4", frames=130, first_index=600)
+    code, out, _ = run("search", made / "lib", f"{query}#t=0,2.133", "-k", 1, "--format", "json")
+    assert code == 0
+    assert json.loads(out)[0]["clip_id"] == "v2.mp4#t=0.000,2.133"
+
+
+def test_another_checkpoint_or_pooling_is_refused_even_for_a_clip_id(made, run, tmp_path, capsys):
+    other = save_checkpoint(tmp_path / "other", seed=3)
+    capsys.readouterr()  # transformers draws a bar when it saves
+    code, _, err = run("search", made / "lib", "v0.mp4", "--model", other)
+    assert code == 1
+    assert_one_line(err, str(made / "checkpoint"), str(other), "weights_sha256 differ")
+    code, _, err = run("search", made / "lib", "v0.mp4", "--pooling", "first-token")
+    assert code == 1
+    assert_one_line(err, "mean pooling", "first-token pooling")
+
+
+def test_probe(made, run):
+    code, out, _ = run("probe", made / "lib", "--labels", made / "labels.csv", "--format", "json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["train_clips"] + result["test_clips"] == 18
+    assert set(result["per_class"]) == {"even", "odd"}
+    assert 0 <= result["top1"] <= 1
+    code, out, _ = run("probe", made / "lib", "--labels", made / "labels.csv", "--group", "recording")
+    assert code == 0
+    assert "majority baseline" in out
+    assert "split by recording" in out
+
+
+def test_probe_counts_what_does_not_match(made, run, tmp_path):
+    table = (made / "labels.csv").read_text().replace("v5.mp4", "elsewhere.mp4")
+    (tmp_path / "labels.csv").write_text(table)
+    _, _, err = run("probe", made / "lib", "--labels", tmp_path / "labels.csv")
+    assert "1 rows of the labels fit no clip of the library: elsewhere.mp4" in err
+    assert "1 videos of the library have no label: v5.mp4" in err
+
+
+def test_verify(made, run, tmp_path):
+    import shutil
+
+    code, out, _ = run("verify", made / "lib")
+    assert code == 0
+    assert "whole; 18 clips" in out
+    shutil.copytree(made / "lib", tmp_path / "lib")
+    shard = next((tmp_path / "lib/clips").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-30])
+    code, out, _ = run("verify", tmp_path / "lib")
+    assert code == 1
+    assert shard.name in out
+
+
+def test_sampling_that_differs_is_refused_with_both_named(made, run):
+    arguments = ["extract", made / "videos", "-o", made / "lib", "--model", made / "checkpoint"]
+    code, _, err = run(*arguments, "--stride", 4)
+    assert code == 1
+    assert_one_line(err, "touching windows", "every 4. frame")
+
+
+READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", "x.csv"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["extract"], ["Missing argument 'SOURCE...'", "--help"]),
+        (["extract", "{videos}"], ["Missing option '-o'"]),
+        (["extract", "{videos}", "-o", "{new}", "--fps", "0"], ["fps=0", "above 0"]),
+        (["extract", "{videos}", "-o", "{new}", "--fps", "x"], ["'x' is not a valid float"]),
+        (["extract", "{videos}", "-o", "{new}", "--fps", "5", "--stride", "4"], ["--fps and --stride contradict"]),
+        (["extract", "{videos}", "-o", "{new}", "--stride", "0"], ["stride=0"]),
+        (["extract", "{videos}", "-o", "{new}", "--hop", "-1"], ["hop=-1"]),
+        (["extract", "{videos}", "-o", "{new}", "--uniform", "--hop", "1"], ["uniform takes one clip"]),
+        (["extract", "{videos}", "-o", "{new}", "--model", "{empty}"], ["it has no config.json"]),
+        (["extract", "{videos}", "-o", "{new}", "--model", "nowhere"], ["no such directory, and not a hub id"]),
+        (["extract", "{videos}", "-o", "{new}", "--device", "warp"], ["device='warp'"]),
+        (["extract", "{videos}", "-o", "{new}", "--decoder", "vlc"], ["'vlc' is not one of"]),
+        (["extract", "{videos}", "-o", "{new}", "--workers", "0", "--model", "{ck}"], ["workers=0"]),
+        (["extract", "{videos}", "-o", "{new}", "--video-timeout", "0", "--model", "{ck}"], ["video-timeout=0"]),
+        (["extract", "{missing}", "-o", "{new}", "--model", "{ck}"], ["no such file or folder"]),
+        (["extract", "{empty}", "-o", "{new}", "--model", "{ck}"], ["it is empty"]),
+        (["extract", "{garbage}", "-o", "{new}", "--model", "{ck}"], ["no videos in it, only 1 .bin", "--glob '*'"]),
+        (["extract", "https://a.b/c.mp4", "-o", "{new}", "--model", "{ck}"], ["URLs are not read"]),
+        (["extract", "{videos}", "-o", "{garbage}", "--model", "{ck}"], ["not a library, and not empty"]),
+        (["extract", "{videos}", "-o", "{file}", "--model", "{ck}"], ["a file, not a directory"]),
+        (["search"], ["Missing argument 'LIB'"]),
+        (["search", "{lib}"], ["Missing argument 'QUERY'"]),
+        (["search", "{lib}", "nothing.mp4"], ["neither a file nor a clip or video of the library"]),
+        (["search", "{lib}", "{file}"], ["not a readable video"]),
+        (["search", "{lib}", "{empty}"], ["neither a file nor"]),
+        (["search", "{lib}", "v0.mp4", "-k", "0"], ["k=0"]),
+        (["search", "{lib}", "v0.mp4", "-k", "many"], ["'many' is not a valid integer"]),
+        (["search", "{lib}", "v0.mp4", "--format", "xml"], ["'xml' is not one of"]),
+        (["search", "{lib}", "v0.mp4", "--html", "{missing}/p.html"], ["cannot be written"]),
+        (["search", "{lib}", "v0.mp4", "--nonsense"], ["No such option", "--nonsense"]),
+        (["index", "{lib}", "--nlist", "4096"], ["nlist=4096 needs at least 159,744 training vectors"]),
+        (["index", "{lib}", "--factory", "hnsw"], ["'hnsw' is not one of"]),
+        (["probe", "{lib}"], ["Missing option '--labels'"]),
+        (["probe", "{lib}", "--labels", "{missing}.csv"], ["no such file"]),
+        (["probe", "{lib}", "--labels", "{file}"], ["not a table"]),
+        (["probe", "{lib}", "--labels", "{labels}", "--label", "colour"], ["colour", "path, label, recording"]),
+        (["probe", "{lib}", "--labels", "{labels}", "--test-fraction", "2"], ["--test-fraction 2"]),
+        (["probe", "{lib}", "--labels", "{labels}", "--l2", "-1"], ["l2"]),
+        (["demo", "{garbage}"], ["not empty, and no demo"]),
+        (["nonsense"], ["No such command 'nonsense'"]),
+        *[([*command, "{missing}"], ["not a library (no such directory)"]) for command in READERS],
+        *[([*command, "{garbage}"], ["not a library (it has no library.json)"]) for command in READERS],
+        *[([*command, "{file}"], ["not a library"]) for command in READERS],
+        (["search", "{missing}", "q"], ["not a library (no such directory)"]),
+    ],
+)  # fmt: skip
+def test_misuse_is_one_line_that_says_what_to_do(made, run, tmp_path, arguments, fragments):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage/x.bin").write_bytes(b"x")
+    (tmp_path / "file.mp4").write_bytes(b"x")
+    places = {
+        "videos": made / "videos",
+        "lib": made / "lib",
+        "ck": made / "checkpoint",
+        "labels": made / "labels.csv",
+        "new": tmp_path / "new",
+        "missing": tmp_path / "missing",
+        **{name: tmp_path / name for name in ("empty", "garbage")},
+        "file": tmp_path / "file.mp4",
+    }
+    code, _, err = run(*[argument.format(**places) for argument in arguments])
+    assert code in (1, 2)
+    assert_one_line(err, *fragments)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"format": 2}', b'{"format": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("verb", ["info", "verify", "index", "failures"])
+def test_a_damaged_library_json_is_one_line(run, tmp_path, verb, damage):
+    (tmp_path / "library.json").write_bytes(damage)
+    code, _, err = run(verb, tmp_path)
+    assert code == 1
+    assert_one_line(err, "library.json")
+
+
+def test_numbers_from_the_environment(made, run, monkeypatch):
+    monkeypatch.setenv("VMAE_EMBED_SEARCH_K", "2")
+    _, out, _ = run("search", made / "lib", "v0.mp4")
+    assert len(out.splitlines()) == 3
+
+
+def test_help_of_every_verb(run):
+    assert all(verb in run("--help")[1] for verb in _VERBS)
+    for verb in _VERBS:
+        code, out, _ = run(verb, "-h")
+        assert code == 0
+        assert out.startswith(f"Usage: vmae-embed {verb}")
+    assert run("--version")[1].startswith("vmae-embed, version ")
+
+
+def test_no_arguments_show_the_help(run):
+    code, out, err = run()
+    assert code == 2
+    assert "extract" in out + err
+
+
+def test_a_closed_pipe_is_no_error(made):
+    command = f"{sys.executable} -m vmae_embed search {made / 'lib'} v0.mp4 --format jsonl | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_a_fault_of_ours_is_one_line_too(made, run, monkeypatch):
+    monkeypatch.setattr("vmae_embed.library.Library.open", lambda _: 1 / 0)
+    code, _, err = run("info", made / "lib")
+    assert code == 1
+    assert_one_line(err, "a fault of vmae-embed", "ZeroDivisionError", "VMAE_EMBED_DEBUG=1")
+
+
+def test_searching_by_clip_id_loads_no_torch(made):
+    program = (
+        "import sys; from vmae_embed.cli import _run;"
+        f"assert _run(['search', {str(made / 'lib')!r}, 'v0.mp4#t=0.000,2.133']) == 0;"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was loaded'"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_vectors_from_numpy(made, run, tmp_path):
+    np.save(tmp_path / "q.npy", np.ones(48, np.float32))
+    code, out, _ = run("search", made / "lib", tmp_path / "q.npy", "-k", 1)
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    np.save(tmp_path / "bad.npy", np.ones(3, np.float32))
+    assert_one_line(run("search", made / "lib", tmp_path / "bad.npy")[2], "takes numbers of shape (48,)")

@@ -1,0 +1,109 @@
+"""The page of hits: self-contained, escaped, and honest about what it cannot show."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from tests import videos
+from vmae_embed.errors import UsageError
+from vmae_embed.records import Hit, QueryClip
+from vmae_embed.report import render_report, write_report
+
+
+def hit(path, rank=1, **changes):
+    fields = {
+        "rank": rank,
+        "score": 0.9,
+        "clip_id": "v.mp4#t=0.000,2.000",
+        "video_id": "v.mp4",
+        "start_s": 0.0,
+        "end_s": 2.0,
+        "path": str(path),
+        "query": "q",
+    }
+    return Hit(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return videos.write_video(tmp_path_factory.mktemp("report") / "v.mp4", frames=60, size=(160, 96))
+
+
+def test_strips_show_the_clips_own_frames(video, tmp_path):
+    page = write_report(tmp_path / "p.html", [hit(video)], [QueryClip("q", str(video), 1.0, 2.0)])
+    sprites = re.findall(r"--sprite:url\(data:image/jpeg;base64,([^)]+)\)", page.read_text())
+    assert len(sprites) == 2
+    query, found = (Image.open(io.BytesIO(base64.b64decode(data))) for data in sprites)
+    assert query.size == found.size == (12 * 160, 96)
+    import numpy as np
+
+    def first_and_last(image):
+        frames = np.split(np.asarray(image), 12, axis=1)
+        return videos.read_index(frames[0]), videos.read_index(frames[-1])
+
+    assert first_and_last(query) == (31, 58)
+    assert first_and_last(found) == (2, 57)
+
+
+def test_it_loads_nothing_from_elsewhere(video, tmp_path):
+    text = write_report(tmp_path / "p.html", [hit(video)], []).read_text()
+    assert "http" not in text
+    assert "<script" not in text
+    assert "<link" not in text
+
+
+def test_videos_beside_the_page_are_linked_relative_to_it(tmp_path):
+    (tmp_path / "a folder").mkdir()
+    path = videos.write_video(tmp_path / "a folder/v #1.mp4", frames=30)
+    inside = write_report(tmp_path / "p.html", [hit(path)], []).read_text()
+    assert "src='a%20folder/v%20%231.mp4#t=0.000,2.000'" in inside
+    (tmp_path / "elsewhere").mkdir()
+    outside = write_report(tmp_path / "elsewhere/p.html", [hit(path)], []).read_text()
+    assert f"src='{path.as_uri()}#t=0.000,2.000'" in outside
+
+
+def test_names_are_escaped(video):
+    nasty = "<img src=x onerror=alert(1)>'\".mp4"
+    text = render_report([hit(video, clip_id=nasty, columns={"label": nasty})], [QueryClip(nasty)], title=nasty)
+    assert "<img" not in text
+    assert "&lt;img src=x" in text
+
+
+def test_a_file_that_is_gone_leaves_its_row(tmp_path):
+    text = render_report([hit(tmp_path / "gone.mp4")], [])
+    assert "no preview" in text
+    assert "is gone" in text
+
+
+def test_vectors_have_no_strip():
+    assert "a vector" in render_report([], [QueryClip("vector")])
+
+
+def test_notes_and_nothing_found():
+    text = render_report([], [], notes=["random <weights>"])
+    assert "random &lt;weights&gt;" in text
+    assert "nothing" in text
+
+
+def test_many_query_clips_are_counted(video):
+    text = render_report([], [QueryClip("q", str(video), 0, 1)] * 9)
+    assert "and 6 more clips of it" in text
+
+
+def test_nothing_is_overwritten_without_being_told(video, tmp_path):
+    page = tmp_path / "p.html"
+    page.write_text("mine")
+    with pytest.raises(UsageError, match="exists; give another name, or --overwrite"):
+        write_report(page, [hit(video)], [])
+    assert page.read_text() == "mine"
+    assert "v.mp4" in write_report(page, [hit(video)], [], overwrite=True).read_text()
+
+
+def test_a_folder_that_is_missing(video, tmp_path):
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_report(tmp_path / "no/p.html", [hit(video)], [])
