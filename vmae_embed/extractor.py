@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from vmae_embed.decode import DECODERS
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
 from vmae_embed.library import Held, Library, LibraryConfig
+from vmae_embed.library.shards import STORED
 from vmae_embed.pipeline import SLOTS, Progress, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.records import Failure
@@ -131,6 +134,9 @@ def run(
     sampling = sampling or Sampling(frames=encoder.frames)
     if sampling.frames != encoder.frames:
         raise UsageError(f"sampling takes {sampling.frames} frames a clip; this checkpoint takes {encoder.frames}")
+    for name, value, known in (("decoder", decoder, DECODERS), ("stored", stored, STORED)):
+        if value not in known:
+            raise UsageError(f"{name}={value!r}: choose one of {', '.join(known)}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}: give at least 1")
     if video_timeout_s is not None and not video_timeout_s > 0:
@@ -152,8 +158,10 @@ def run(
         if plan.units:
             config = WorkerConfig(sampling, encoder.preprocessing, decoder, video_timeout_s, SLOTS)
             processes = min(workers or _processors(), len(plan.units), workers or _MOST_WORKERS)
-            for progress in run_units(plan.units, encoder, opened, config, workers=processes):
-                _count(summary, progress, plan, observe)
+            # Closed here: an exception's traceback would keep it, and its processes, alive.
+            with contextlib.closing(run_units(plan.units, encoder, opened, config, workers=processes)) as progresses:
+                for progress in progresses:
+                    _count(summary, progress, plan, observe)
     summary.seconds = time.monotonic() - begun
     return summary
 

@@ -115,7 +115,7 @@ def read_labels(path: Path, *, label: str = "label", group: str | None = None) -
         UsageError: the file cannot be read or is empty, a column is missing or of the wrong
             type, a value is missing, or two rows disagree on one clip or video.
     """
-    table = read_table(path)
+    table = read_table(path, text=KEY_COLUMNS)
     key = next((name for name in KEY_COLUMNS if name in table.column_names), None)
     if key is None:
         raise UsageError(f"{path}: needs a column {', '.join(KEY_COLUMNS)}; has {_columns(table)}")

@@ -6,7 +6,7 @@ holds consecutive clips of one unit, so a unit's vectors do not depend on what r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -99,7 +99,7 @@ class _Filling:
 
 def run_units(
     units: Iterable[Unit], encoder: ClipEncoder, library: Library, config: WorkerConfig, *, workers: int
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Extract units into a library, each committed as soon as it is complete.
 
     Args:
@@ -119,7 +119,9 @@ def run_units(
     filling: dict[str, _Filling] = {}
     with DecodePool(config, workers) as pool:
         for event in pool.decode((unit.name, unit.videos) for unit in units):
-            unit = filling.setdefault(event.unit, _Filling(encoder, config))
+            if event.unit not in filling:
+                filling[event.unit] = _Filling(encoder, config)
+            unit = filling[event.unit]
             if isinstance(event, VideoStarted):
                 unit.current = _VideoRows(event.video, event.timeline)
             elif isinstance(event, ClipDecoded):

@@ -93,8 +93,10 @@ def make_plan(
             plan.failures.append(failure)
             plan.stale |= {failure.video_id} & set(held)
         elif known.failed:
-            plan.vanished.discard(failure.video_id)
             plan.held += 1
+        else:
+            continue  # its clips outlive the file until they are pruned
+        plan.vanished.discard(failure.video_id)
     plan.units = _cut(left, most_videos=min(max(len(videos) // _UNITS_AIMED_AT, 1), _MOST_VIDEOS_A_UNIT))
     return plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 import sys
 from collections import Counter
@@ -28,6 +29,9 @@ VIDEO_SUFFIXES = frozenset((
 ))
 # fmt: on
 LIST_SUFFIXES = (".txt", ".lst", ".list")
+# A manifest's columns that say which video a row is about; all others are carried.
+_NAMING = ("path", "video_id")
+_ZEROS = re.compile(r"\.0+(?!\d)")
 
 
 @dataclass
@@ -67,14 +71,16 @@ def list_videos(sources: Sequence[str | Path], *, glob: str | None = None) -> Li
     listing = Listing()
     found: dict[str, Video | Failure] = {}
     for source in sources:
-        before = len(found)
+        before = listing.ignored.copy()
+        named = False
         for entry in _expand(source, glob, listing):
+            named = True
             record = _examine(*entry)
             known = found.setdefault(_id(record), record)
             if known != record:
                 raise SourceError(_conflict(known, record))
-        if len(found) == before and not any(found):
-            raise SourceError(_nothing(source, glob, listing))
+        if not named:
+            raise SourceError(_nothing(source, glob, listing.ignored - before))
     if not found:
         raise SourceError("no videos: give files, folders, a list or a manifest")
     for key in sorted(found):
@@ -86,7 +92,8 @@ def list_videos(sources: Sequence[str | Path], *, glob: str | None = None) -> Li
     if not listing.videos:
         first = listing.failures[0]
         raise SourceError(
-            f"none of the {len(listing.failures)} files named can be read; the first is {first.path}: {first.reason}"
+            f"none of the {len(listing.failures)} files named can be read; "
+            f"the first is {_shown(first.path)}: {first.reason}"
         )
     return listing
 
@@ -98,22 +105,29 @@ def _expand(source: str | Path, glob: str | None, listing: Listing) -> Iterator[
     """Yield (id, path, columns) of everything that a source names."""
     text = str(source)
     if text == "-":
-        yield from _from_lines(sys.stdin, Path.cwd())
+        # As bytes where it can: names need not be valid in any encoding.
+        yield from _from_lines(getattr(sys.stdin, "buffer", sys.stdin), Path.cwd())
         return
+    if not text:
+        raise SourceError("a source without a name: give a file, a folder, a list or a manifest; . is this folder")
     if "://" in text:
-        raise SourceError(f"{text}: URLs are not read; download the videos, or mount their storage")
-    path = Path(text).expanduser()
+        raise SourceError(f"{_shown(text)}: URLs are not read; download the videos, or mount their storage")
+    path = Path(os.path.expanduser(text))
     suffix = path.suffix.lower()
-    if path.is_dir():
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceError(f"{_shown(path)}: no such file or folder") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{_shown(path)}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if stat.S_ISDIR(mode):
         yield from _from_folder(path, glob, listing)
-    elif not path.exists():
-        raise SourceError(f"{path}: no such file or folder")
     elif suffix in LIST_SUFFIXES:
         try:
-            with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+            with path.open("rb") as lines:
                 yield from _from_lines(lines, path.parent)
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+            raise SourceError(f"{_shown(path)}: cannot be read ({error.strerror})") from error
     elif suffix in TABLE_SUFFIXES:
         yield from _from_manifest(path, listing)
     else:
@@ -122,7 +136,7 @@ def _expand(source: str | Path, glob: str | None, listing: Listing) -> Iterator[
 
 def _from_folder(folder: Path, glob: str | None, listing: Listing) -> Iterator[_Entry]:
     def refuse(error: OSError) -> None:
-        raise SourceError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+        raise SourceError(f"{_shown(error.filename)}: cannot be listed ({error.strerror})") from error
 
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -147,32 +161,41 @@ def _from_folder(folder: Path, glob: str | None, listing: Listing) -> Iterator[_
                 listing.ignored[path.suffix.lower() or "no suffix"] += 1
 
 
-def _from_lines(lines: Iterable[str], root: Path) -> Iterator[_Entry]:
+def _from_lines(lines: Iterable[bytes | str], root: Path) -> Iterator[_Entry]:
     for line in lines:
-        if name := line.rstrip("\r\n"):
-            yield _as_written(name), os.path.abspath(root / Path(name).expanduser()), {}
+        if name := os.fsdecode(line).removeprefix("\ufeff").rstrip("\r\n"):
+            yield _as_written(name), _absolute(root, name), {}
 
 
 def _from_manifest(manifest: Path, listing: Listing) -> Iterator[_Entry]:
-    table = read_table(manifest)
-    if "path" not in table.column_names:
-        raise SourceError(f"{manifest}: no column 'path'; it has {', '.join(table.column_names)}")
-    paths = [None if value is None else str(value) for value in table["path"].to_pylist()]
-    ids = table["video_id"].to_pylist() if "video_id" in table.column_names else paths
-    carried = {name: _carry(table[name]) for name in table.column_names if name not in ("path", "video_id")}
+    table = read_table(manifest, text=_NAMING)
+    names = table.column_names
+    if "path" not in names:
+        raise SourceError(f"{_shown(manifest)}: no column 'path'; it has {', '.join(map(repr, names))}")
+    for name in names:
+        if names.count(name) > 1:
+            raise SourceError(f"{_shown(manifest)}: two columns are named {name!r}; rename one")
+    paths = [_text(value) for value in table["path"].to_pylist()]
+    if "video_id" in names:
+        ids = [_text(value) for value in table["video_id"].to_pylist()]
+    else:
+        ids = [_as_written(path) if path else path for path in paths]
+    carried = {name: _carry(table[name], name, manifest) for name in names if name not in _NAMING}
     for name, (kind, _) in carried.items():
         if listing.columns.setdefault(name, kind) != kind:
             raise SourceError(
-                f"{manifest}: column {name!r} is {kind} here and {listing.columns[name]} in another manifest"
+                f"{_shown(manifest)}: column {name!r} is {kind} here and {listing.columns[name]} in another manifest; "
+                "make them alike, or rename one"
             )
     for row, (path, video_id) in enumerate(zip(paths, ids, strict=True)):
-        if not path or video_id in (None, ""):
-            raise SourceError(f"{manifest}: row {row + 1} has no path or no video_id")
+        if not path or not video_id:
+            lacking = "video_id" if path else "path"
+            raise SourceError(f"{_shown(manifest)}: row {row + 1} has no {lacking}; fill it in, or drop the row")
         columns = {name: values[row] for name, (_, values) in carried.items()}
-        yield _as_written(str(video_id)), os.path.abspath(manifest.parent / Path(path).expanduser()), columns
+        yield video_id, _absolute(manifest.parent, path), columns
 
 
-def _carry(column: pa.ChunkedArray) -> tuple[str, list[Any]]:
+def _carry(column: pa.ChunkedArray, name: str, manifest: Path) -> tuple[str, list[Any]]:
     import pyarrow as pa
 
     kind = column.type
@@ -182,11 +205,31 @@ def _carry(column: pa.ChunkedArray) -> tuple[str, list[Any]]:
         return "int64", column.to_pylist()
     if pa.types.is_floating(kind):
         return "double", column.to_pylist()
-    return "string", [None if value is None else str(value) for value in column.to_pylist()]
+    if pa.types.is_timestamp(kind) or pa.types.is_time(kind):
+        # By Arrow, as Python's own hold no nanoseconds; without the zeros that only tell the unit.
+        moments = column.cast(pa.string()).to_pylist()
+        return "string", [None if moment is None else _ZEROS.sub("", moment) for moment in moments]
+    try:
+        values = [value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{_shown(manifest)}: column {name!r} is not UTF-8 text; save it as such, or drop it"
+        ) from error
+    return "string", [None if value is None else str(value) for value in values]
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
 def _as_written(name: str) -> str:
     return Path(os.path.normpath(name)).as_posix()
+
+
+def _absolute(root: Path, name: str) -> str:
+    return os.path.abspath(root / os.path.expanduser(name))
 
 
 def _examine(video_id: str, path: str, columns: Mapping[str, Any]) -> Video | Failure:
@@ -204,7 +247,7 @@ def _examine(video_id: str, path: str, columns: Mapping[str, Any]) -> Video | Fa
     if not stat.S_ISREG(status.st_mode):
         return failed("not a regular file", video.fingerprint)
     try:
-        path.encode("utf-8")
+        (video_id + path).encode("utf-8")
     except UnicodeEncodeError:
         return failed("its name is not valid UTF-8; rename it", video.fingerprint)
     return video
@@ -214,19 +257,25 @@ def _id(record: Video | Failure) -> str:
     return record.id if isinstance(record, Video) else record.video_id
 
 
+def _shown(name: str | Path) -> str:
+    """A file's name as a message of one line can hold it: quoted, if not all of it can be printed."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
 def _conflict(a: Video | Failure, b: Video | Failure) -> str:
     if a.path == b.path:
-        return f"{a.path} is listed twice, with different values in its manifest's columns"
+        return f"{_shown(a.path)} is listed twice, with different values in its manifest's columns; keep one"
     return (
-        f"two videos have the id {_id(a)}: {a.path} and {b.path}; "
+        f"two videos have the id {_shown(_id(a))}: {_shown(a.path)} and {_shown(b.path)}; "
         "name a folder above both, or give a manifest with a column video_id"
     )
 
 
-def _nothing(source: str | Path, glob: str | None, listing: Listing) -> str:
+def _nothing(source: str | Path, glob: str | None, ignored: Counter[str]) -> str:
+    if not ignored:
+        return f"{_shown(source)}: it is empty; give a source that names videos"
     if glob is not None:
-        return f"{source}: nothing in it matches {glob!r}"
-    if listing.ignored:
-        others = ", ".join(f"{count} {suffix}" for suffix, count in listing.ignored.most_common(4))
-        return f"{source}: no videos in it, only {others}; `--glob '*'` takes files of any suffix"
-    return f"{source}: it is empty"
+        return f"{_shown(source)}: nothing in it matches {glob!r}; quote the pattern, or give another"
+    others = ", ".join(f"{count} {_shown(suffix)}" for suffix, count in ignored.most_common(4))
+    return f"{_shown(source)}: no videos in it, only {others}; `--glob '*'` takes files of any suffix"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, *, text: Collection[str] = ()) -> pa.Table:
     """Read a CSV, TSV or Parquet file.
 
     Columns of CSV and TSV files whose every value reads as a number become numbers.
+
+    Args:
+        path: the file.
+        text: columns of CSV and TSV files to leave as they are written: 007 is no 7.
 
     Raises:
         UsageError: the file is missing, is of another kind, or cannot be parsed.
@@ -32,9 +37,14 @@ def read_table(path: Path) -> pa.Table:
         if suffix == ".parquet":
             return pa.parquet.read_table(path)
         parse = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
-        return pa.csv.read_csv(path, parse_options=parse)
+        convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
+        table = pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
+        _ = table.column_names  # decodes them
+        return table
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: its header is not in UTF-8; save it as UTF-8") from error
     except (OSError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())
+        detail = " ".join(str(error).split())[:200]
         raise UsageError(f"{path}: cannot be read as a table ({detail})") from error

@@ -68,6 +68,8 @@ def decode_clips(
         try:
             reader = open_video(path, decoder, threads=threads, by_decoding=by_decoding)
         except TimelineMismatch:
+            if by_decoding:
+                raise
             continue
         try:
             on_timeline(reader.timeline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,18 @@ from vmae_embed.errors import LibraryError
 TEMPORARY_SUFFIX = ".tmp"
 
 
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Write under a temporary name in the same directory, sync, rename.
 
     Raises:
         LibraryError: the directory cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -27,14 +34,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # it may be why the file could not be written
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise LibraryError(
             f"{path}: cannot be written ({error.strerror or error}); what was committed before stays whole"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def sync_directory(folder: Path) -> None:
@@ -42,6 +49,9 @@ def sync_directory(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems sync no directories
+            raise
     finally:
         os.close(descriptor)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ STORED = {"float32": pa.float32(), "float16": pa.float16()}
 # What a manifest's columns may be; everything else is carried as text.
 CARRIED = {"bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64(), "string": pa.string()}
 
+CLIP_COLUMNS = ("clip_id", "video_id", "start_s", "end_s", "embedding")
 _BEFORE_EMBEDDING = [
     ("clip_id", pa.string()),
     ("video_id", pa.string()),
@@ -103,23 +104,39 @@ def write_shard(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
 
 
-def read_shard(path: Path, columns: Sequence[str] | None = None, *, check: bool = False) -> pa.Table:
+def read_shard(
+    path: Path, schema: pa.Schema | None = None, *, optional: Collection[str] = (), check: bool = False
+) -> pa.Table:
     """Read one Parquet file.
 
     Args:
         path: of the shard.
-        columns: to read, those it lacks left out; None for all.
+        schema: columns to read, with their types; None for all, as they are.
+        optional: columns of ``schema`` that it may lack.
         check: verify the checksum of every page.
 
     Raises:
-        LibraryError: it cannot be read.
+        LibraryError: it cannot be read, or its columns are others.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=check) as file:
-            names = file.schema_arrow.names
-            return file.read(None if columns is None else [name for name in columns if name in names])
-    except (OSError, pa.ArrowException) as error:
+            if schema is None:
+                return file.read()
+            if wrong := misfits(file.schema_arrow, schema, optional):
+                raise LibraryError(f"{path}: {wrong[0]}; delete it and run extract again")
+            return file.read([name for name in schema.names if name in file.schema_arrow.names])
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8
         raise _unreadable(path, error) from error
+
+
+def misfits(found: pa.Schema, wanted: pa.Schema, optional: Collection[str] = ()) -> list[str]:
+    """Say which columns of a file are missing, or are not what they should be."""
+    types = dict(zip(found.names, found.types, strict=True))
+    return [
+        f"column {field.name} is {types.get(field.name, 'missing')}, not {field.type}"
+        for field in wanted
+        if types.get(field.name, field.type if field.name in optional else None) != field.type
+    ]
 
 
 def count_rows(path: Path) -> int:
@@ -130,7 +147,7 @@ def count_rows(path: Path) -> int:
     """
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
 

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vmae_embed.errors import IdentityMismatch, LibraryError, LibraryLocked, UsageError
-from vmae_embed.library.files import remove_leftovers, sync_directory, write_atomically
+from vmae_embed.library.files import remove_leftovers, sync_directory, temporary_name, write_atomically
 from vmae_embed.library.shards import (
     CARRIED,
+    FAILURE_SCHEMA,
     RESERVED,
     STORED,
     clip_schema,
@@ -39,6 +40,8 @@ FORMAT = 1
 
 # Two embeddings can be compared when these agree; precision only has to within a library.
 _COMPARABLE = ("weights_sha256", "pooling", "norm", "frames", "width")
+
+_HELD_SCHEMA = pa.schema([(name, pa.string()) for name in ("video_id", "path", "fingerprint")])
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ class LibraryConfig:
         missing = [key for key in _COMPARABLE if key not in config.encoder]
         if missing or config.stored not in STORED or not set(config.columns.values()) <= set(CARRIED):
             raise ValueError("fields of the encoder, or types, that it does not know")
+        width = config.encoder["width"]
+        if not isinstance(width, int) or width < 1 or not isinstance(config.encoder["weights_sha256"], str):
+            raise ValueError("an encoder without a width, or without the hash of its weights")
+        if set(config.columns) & RESERVED or not isinstance(config.versions, dict):
+            raise ValueError("carried columns by names of its own, or versions that are none")
         return config
 
 
@@ -134,7 +142,8 @@ class Library:
         except OSError as error:
             raise LibraryError(f"{folder}/library.json: cannot be read ({error.strerror})") from error
         except (KeyError, TypeError, ValueError, UsageError, AttributeError) as error:
-            raise LibraryError(f"{folder}/library.json: not what this version writes ({error})") from error
+            detail = " ".join(str(error).split())[:200]
+            raise LibraryError(f"{folder}/library.json: not what this version writes ({detail})") from error
 
     @classmethod
     def create(cls, path: str | Path, config: LibraryConfig) -> Library:
@@ -144,10 +153,17 @@ class Library:
             LibraryError: there is something else in the directory, or it cannot be written to.
         """
         folder = Path(path)
-        remove_leftovers(folder)
-        if folder.exists() and not folder.is_dir():
-            raise LibraryError(f"{folder}: a file, not a directory; give another name after -o")
-        if folder.is_dir() and any(folder.iterdir()):
+        # All that a run killed while it made a library leaves; the new one's overwrites it.
+        leftover = temporary_name(folder / "library.json").name
+        try:
+            foreign = set(os.listdir(folder)) - {leftover}
+        except FileNotFoundError:
+            foreign = set()
+        except NotADirectoryError:
+            raise LibraryError(f"{folder}: a file, not a directory; give another name after -o") from None
+        except OSError as error:
+            raise LibraryError(f"{folder}: cannot be read ({error.strerror}); give another name after -o") from error
+        if foreign:
             raise LibraryError(f"{folder}: not a library, and not empty; give a new directory after -o")
         library = cls(folder, config)
         library._write_config()
@@ -192,7 +208,7 @@ class Library:
         for unit in self.units():
             path = self._failures / f"{unit}.parquet"
             if path.exists():
-                found += [Failure(**row) for row in read_shard(path).to_pylist()]
+                found += [Failure(**row) for row in read_shard(path, FAILURE_SCHEMA, check=True).to_pylist()]
         return found
 
     def held(self) -> dict[str, Held]:
@@ -202,7 +218,7 @@ class Library:
             for folder in (self._clips, self._failures):
                 path = folder / f"{unit}.parquet"
                 if folder == self._clips or path.exists():
-                    table = read_shard(path, ["video_id", "path", "fingerprint"])
+                    table = read_shard(path, _HELD_SCHEMA, check=True)
                     for row in table.group_by(table.column_names).aggregate([]).to_pylist():
                         videos[row["video_id"]] = Held(
                             unit, row["path"], row["fingerprint"], failed=folder == self._failures
@@ -211,8 +227,9 @@ class Library:
 
     def shards(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory."""
+        schema = pa.schema([field for field in self.schema if columns is None or field.name in columns])
         for unit in self.units():
-            yield read_shard(self._clips / f"{unit}.parquet", columns)
+            yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns)
 
     def state(self) -> str:
         """Changes when the clip rows do; read from the directory alone."""
@@ -300,8 +317,9 @@ class Library:
         held = self.held()
         for unit in sorted({held[video_id].unit for video_id in video_ids if video_id in held}):
             clips_path, failures_path = (folder / f"{unit}.parquet" for folder in (self._clips, self._failures))
-            clips = _without(read_shard(clips_path), video_ids)
-            failures = _without(read_shard(failures_path), video_ids) if failures_path.exists() else None
+            # Checked: rewriting a damaged page would give it a checksum that fits.
+            clips = _without(read_shard(clips_path, check=True), video_ids)
+            failures = _without(read_shard(failures_path, check=True), video_ids) if failures_path.exists() else None
             if not clips.num_rows and (failures is None or not failures.num_rows):
                 # Without its clips shard the unit is gone; a kill here leaves an orphan for `lock` to clear.
                 clips_path.unlink()
@@ -375,11 +393,7 @@ class Library:
 def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     """Turn an ``embedding`` column into ``(B, D)`` float32."""
     chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
-    return (
-        np.concatenate([np.empty((0, width)), *chunks]).astype(np.float32)
-        if chunks
-        else np.empty((0, width), np.float32)
-    )
+    return np.concatenate([np.empty((0, width), np.float32), *chunks]).astype(np.float32, copy=False)
 
 
 def _without(table: pa.Table, video_ids: Collection[str]) -> pa.Table:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from vmae_embed.errors import LibraryError
 from vmae_embed.library.files import TEMPORARY_SUFFIX
-from vmae_embed.library.shards import FAILURE_SCHEMA, RESERVED, read_shard
+from vmae_embed.library.shards import CLIP_COLUMNS, FAILURE_SCHEMA, misfits, read_shard
 from vmae_embed.library.store import Library, to_matrix
 from vmae_embed.records import clip_id
 
@@ -28,12 +28,17 @@ def verify(library: Library) -> list[str]:
         except LibraryError as error:
             problems.append(str(error))
             continue
-        if schema_problems := _check_schema(library, table.schema, name):
-            problems += schema_problems
+        if wrong := misfits(table.schema, library.schema, optional=library.config.columns):
+            problems += [f"{name}: {problem}" for problem in wrong]
+            continue
+        unknown = [column for column in table.column_names if column not in library.schema.names]
+        problems += [f"{name}: column {column!r} is not in library.json" for column in unknown]
+        if nulls := [column for column in CLIP_COLUMNS if table[column].null_count]:
+            problems.append(f"{name}: values are missing in {', '.join(nulls)}")
             continue
         problems += _check_rows(library, table, name)
         for row_clip in table["clip_id"].to_pylist():
-            if (other := clip_units.setdefault(row_clip, name)) != name or row_clip is None:
+            if (other := clip_units.setdefault(row_clip, name)) != name:
                 problems.append(f"{name}: clip {row_clip} is in {other} too")
         videos = set(table["video_id"].to_pylist())
         failures_name = f"failures/{unit}.parquet"
@@ -43,8 +48,11 @@ def verify(library: Library) -> list[str]:
             except LibraryError as error:
                 problems.append(str(error))
                 continue
-            if not failures.schema.equals(FAILURE_SCHEMA):
-                problems.append(f"{failures_name}: its columns are not those of a failures file")
+            if wrong := misfits(failures.schema, FAILURE_SCHEMA):
+                problems += [f"{failures_name}: {problem}" for problem in wrong]
+                continue
+            if failures["video_id"].null_count:
+                problems.append(f"{failures_name}: values are missing in video_id")
                 continue
             failed = failures["video_id"].to_pylist()
             problems += [f"{failures_name}: {v} both failed and has clips" for v in failed if v in videos]
@@ -53,15 +61,6 @@ def verify(library: Library) -> list[str]:
             if (other := video_units.setdefault(video, name)) != name:
                 problems.append(f"{name}: video {video} is in {other} too")
     return problems + _check_strays(library)
-
-
-def _check_schema(library: Library, schema: pa.Schema, name: str) -> list[str]:
-    return [
-        f"{name}: column {field.name} is {found}, not {field.type}"
-        for field in library.schema
-        if (found := schema.field(field.name).type if field.name in schema.names else "missing") != field.type
-        and (field.name in RESERVED or found != "missing")
-    ]
 
 
 def _check_rows(library: Library, table: pa.Table, name: str) -> list[str]:
@@ -75,8 +74,6 @@ def _check_rows(library: Library, table: pa.Table, name: str) -> list[str]:
     if wrong:
         problems.append(f"{name}: {wrong} clip ids do not say what their rows say")
     matrix = to_matrix(table["embedding"], library.width)
-    if len(matrix) != len(ids):
-        problems.append(f"{name}: {len(ids)} clips, {len(matrix)} embeddings")
     broken = int((~np.isfinite(matrix).all(axis=1)).sum())
     if broken:
         problems.append(f"{name}: {broken} embeddings are not finite")
@@ -93,7 +90,7 @@ def _check_strays(library: Library) -> list[str]:
         for path in sorted((library.path / folder).glob("*")):
             if path.name.endswith(TEMPORARY_SUFFIX):
                 problems.append(f"{folder}/{path.name}: left by a killed run; the next extract clears it")
-            elif path.suffix != ".parquet":
+            elif path.suffix != ".parquet" or path.name.startswith("."):
                 problems.append(f"{folder}/{path.name}: no part of a library")
             elif folder == "failures" and path.stem not in complete:
                 problems.append(f"{folder}/{path.name}: its unit is not complete; the next extract clears it")

@@ -2,16 +2,17 @@
 
 It is started as its own interpreter, not forked: it holds no model, no CUDA context and no
 thread of its parent, and a script that calls `extract` needs no ``if __name__`` guard. It dies
-with its parent (its pipe closes), and by its own alarm when a video takes too long: SIGALRM's
-default action ends a process even inside a C decoder that never returns.
+with its parent (its pipe closes), in the middle of a video too, and by its own alarm when a video
+takes too long: SIGALRM's default action ends a process even inside a C decoder that never returns.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import select
 import signal
-import sys
+import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +28,9 @@ from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started,
 # Without a limit of the user's: ten minutes, or four times the video's length if that is longer.
 DEFAULT_TIMEOUT_S = 600.0
 DEFAULT_TIMEOUT_LENGTHS = 4.0
+
+# A system's timers refuse times that its clock cannot count; damaged files claim to last so long.
+_LONGEST_ALARM_S = 1e9
 
 
 class _Worker:
@@ -61,9 +65,7 @@ class _Worker:
                 self._connection.send(ClipReady(replace(batch.span, frames=()), slot))
         except VmaeEmbedError as error:
             return Failed(getattr(error, "stage", "decode"), str(error))
-        except (OSError, ValueError, RuntimeError, MemoryError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
+        except Exception as error:  # whatever a decoder raises costs its video, not the process
             return Failed("decode", " ".join(f"{type(error).__name__}: {error}".split()))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -83,12 +85,23 @@ class _Worker:
         return self._free.pop()
 
     def _arm(self, seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_ALARM_S))
+
+
+def _end_with_parent(pipe: int) -> None:
+    closing = select.poll()
+    closing.register(pipe, 0)  # of no event but the one that is always told: the other end has closed
+    closing.poll()
+    os._exit(0)
 
 
 def main(arguments: list[str]) -> None:
     """Run until the parent closes the pipe whose descriptor it gave."""
     pipe, memory_file = (int(argument) for argument in arguments)
+    # Both are inherited; a parent may ignore or block alarms.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     connection = Connection(pipe)
     try:
         config: Any = connection.recv()
@@ -97,7 +110,3 @@ def main(arguments: list[str]) -> None:
         pass  # the parent is gone, or has no more videos
     # Decoders' own exit handlers may wait for threads that hang.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

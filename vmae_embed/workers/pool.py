@@ -31,6 +31,9 @@ from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started,
 
 _PARTING_S = 5.0
 
+# `-c` and `-m` put the working directory first: a file there named as a module is would stand in for it.
+_CHILD = "import sys; sys.path[0] or sys.path.pop(0); from vmae_embed.workers.child import main; main(sys.argv[1:])"
+
 
 @dataclass(frozen=True, slots=True)
 class VideoStarted:
@@ -82,7 +85,13 @@ class DecodePool:
 
     def __init__(self, config: WorkerConfig, workers: int) -> None:
         self._config = config
-        self._workers = [_Process(config) for _ in range(workers)]
+        self._workers: list[_Process] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(_Process(config))
+        except BaseException:
+            self._close()
+            raise
 
     def __enter__(self) -> DecodePool:
         return self
@@ -90,8 +99,12 @@ class DecodePool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.close()
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as closing:  # all of them, whatever interrupts one
+            for worker in self._workers:
+                closing.callback(worker.close)
 
     def decode(self, units: Iterable[tuple[str, Iterable[Video]]]) -> Iterator[Event]:
         """Decode units, as many at a time as there are processes.
@@ -135,17 +148,20 @@ class _Process:
         self.connection, theirs = Pipe()
         self._is_up = False
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "vmae_embed.workers.child", str(theirs.fileno()), str(self._memory_file)],
-            pass_fds=(theirs.fileno(), self._memory_file),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the parent, which closes the pipes in order
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(self._memory_file)],
+                pass_fds=(theirs.fileno(), self._memory_file),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the parent, which closes the pipes in order
+            )
+        except OSError as error:
+            raise VmaeEmbedError(f"decoding processes cannot be started ({error})") from error
         theirs.close()
-        self.connection.send(self._config)
+        self._tell(self._config)
 
     def take(self, unit: tuple[str, Iterable[Video]] | None) -> bool:
         """Begin with a unit; False if there is none left."""
@@ -163,7 +179,7 @@ class _Process:
         if self._video is not None:
             self._tell(self._video.path)
 
-    def _tell(self, message: str | int) -> None:
+    def _tell(self, message: str | int | WorkerConfig) -> None:
         # A process that has died cannot be told; its end of file is next in the pipe, for `_bury`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
@@ -176,7 +192,7 @@ class _Process:
         """Take one message from the process, which is known to have one, or to be dead."""
         try:
             message = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # at its end, or in the middle of a message
             yield from self._bury()
             return
         video = self._video
@@ -205,7 +221,7 @@ class _Process:
         if not self._is_up:
             raise VmaeEmbedError(
                 f"decoding processes cannot be started ({_describe_exit(code)}); "
-                f"`{sys.executable} -m vmae_embed.workers.child` may say why"
+                f"`{sys.executable} -c 'import vmae_embed.workers.child'` may say why"
             )
         video, self._video = self._video, None
         self._start()

@@ -1,0 +1,230 @@
+"""From units to shards, with an encoder that reads the numbers painted on the frames."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_workers import MISBEHAVE, WHOLE, as_video, inject, needs_proc, worker_pids
+from tests.videos import bframes_avi, read_index, vp8_altref, write_video
+from vmae_embed.extractor import run
+from vmae_embed.library import Library, verify
+from vmae_embed.pipeline import SLOTS, run_units
+from vmae_embed.plan import Unit
+from vmae_embed.sampling import Sampling
+from vmae_embed.workers import WorkerConfig
+
+BROKEN = 2000
+
+
+class ReadingEncoder:
+    """Embeds a clip as the numbers on its frames 0, 5, 10 and 15; not finite from `BROKEN` on."""
+
+    frames, width = 16, 4
+    preprocessing = WHOLE
+
+    def __init__(self, batch_size=3, pause_s=0.0):
+        self.batch_size, self.pause_s = batch_size, pause_s
+        self.identity = {"checkpoint": "stub", "revision": None, "weights_sha256": "0" * 64, "pooling": "mean"}
+        self.identity |= {"norm": "none", "frames": self.frames, "width": self.width, "precision": "float32"}
+        self.batches: list[int] = []
+
+    def encode_cropped(self, frames):
+        self.batches.append(len(frames))
+        time.sleep(self.pause_s)
+        numbers = np.array([[read_index(clip[i]) for i in (0, 5, 10, 15)] for clip in frames], np.float32)
+        return np.where(numbers >= BROKEN, np.nan, numbers)
+
+
+class FlatEncoder(ReadingEncoder):
+    """Embeds pictures without numbers."""
+
+    def encode_cropped(self, frames):
+        self.batches.append(len(frames))
+        return frames.reshape(len(frames), -1)[:, :4].astype(np.float32) + 1
+
+
+def rows(library):
+    """Clips as (id, embedding), in order of video and time."""
+    table = library.table(["clip_id", "embedding"])
+    return sorted(zip(table["clip_id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "videos"
+    path.mkdir()
+    return path
+
+
+def test_a_clip_holds_the_frames_that_its_id_names(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=90, size=(96, 64))
+    library = run([folder], tmp_path / "lib", encoder=ReadingEncoder()).library
+    assert rows(library) == [
+        ("a.mp4#t=0.000,2.133", [0, 20, 40, 60]),
+        ("a.mp4#t=0.867,3.000", [26, 46, 66, 86]),
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_a_video_begun_anew_has_its_clips_once(tmp_path, folder, batch_size):
+    """Both show other frames than their packets say; the WebM's last clip is the first to want one."""
+    bframes_avi(folder / "b.avi", frames=150, size=(96, 64))
+    vp8_altref(folder / "c.webm", frames=150, size=(96, 64))
+    write_video(folder / "a.mp4", frames=150, size=(96, 64))
+    encoder = ReadingEncoder(batch_size)
+    library = run([folder], tmp_path / "lib", encoder=encoder, workers=1).library
+    assert sum(encoder.batches) == 9 + 1  # one clip was void
+    spans = {
+        "a.mp4": ("0.000,2.133", "2.133,4.267", "2.867,5.000"),
+        "b.avi": ("0.033,2.167", "2.167,4.300", "2.900,5.033"),  # FFmpeg delays such frames by one
+        "c.webm": ("0.000,2.133", "2.133,4.267", "2.867,5.000"),
+    }
+    # A frame that is not shown leaves the one before it on the screen.
+    on_screen = [i - 1 if i % 12 == 6 else i for i in range(150)]
+    assert rows(library) == [
+        (f"{name}#t={span}", [on_screen[i] if name == "c.webm" else i for i in range(first, first + 61, 20)])
+        for name in spans
+        for span, first in zip(spans[name], (0, 64, 86), strict=True)
+    ]
+    assert not library.failures()
+    assert verify(library) == []
+
+
+def unit_of(*paths):
+    return Unit("0123456789abcdef", tuple(as_video(path) for path in paths))
+
+
+def run_one_unit(tmp_path, encoder, unit, workers=1, timeout_s=None, **sampling):
+    policy = Sampling(**sampling)
+    made = run([unit.videos[0].path], tmp_path / "lib", encoder=encoder, sampling=policy, workers=1).library
+    made.remove_videos({Path(unit.videos[0].path).name})
+    encoder.batches.clear()
+    config = WorkerConfig(policy, WHOLE, "auto", timeout_s, SLOTS)
+    with made.lock():
+        progress = list(run_units([unit], encoder, made, config, workers=workers))
+    return made, progress
+
+
+def test_batches_fill_across_the_videos_of_a_unit(tmp_path, folder):
+    paths = [write_video(folder / f"{i}.mp4", frames=90, size=(96, 64), first_index=100 * i) for i in range(4)]
+    encoder = ReadingEncoder(batch_size=3)
+    library, progress = run_one_unit(tmp_path, encoder, unit_of(*paths))
+    assert encoder.batches == [3, 3, 2]
+    assert [row for _, row in rows(library)] == [
+        [100 * i + first + step for step in (0, 20, 40, 60)] for i in range(4) for first in (0, 26)
+    ]
+    assert sum(p.embedded for p in progress) == sum(p.committed for p in progress) == 8
+    assert sum(p.videos for p in progress) == 4
+
+
+def test_clips_of_a_video_that_fails_half_way_are_dropped(monkeypatch, tmp_path, folder):
+    write_video(folder / "a.mp4", frames=90, size=(96, 64))
+    inject(monkeypatch, tmp_path / "site", MISBEHAVE)
+    bad = write_video(folder / "killed.mp4", frames=300, size=(96, 64), first_index=1000)
+    last = write_video(folder / "z.mp4", frames=90, size=(96, 64), first_index=500)
+    encoder = ReadingEncoder(batch_size=3)
+    library, progress = run_one_unit(tmp_path, encoder, unit_of(folder / "a.mp4", bad, last))
+    assert [row[0] for _, row in rows(library)] == [0, 26, 500, 526]
+    assert [(failure.video_id, failure.stage) for failure in library.failures()] == [("killed.mp4", "worker")]
+    assert sum(p.committed for p in progress) == 4
+    assert sum(p.videos for p in progress) == 3
+    assert verify(library) == []
+
+
+def test_embeddings_that_are_not_finite_fail_their_video_alone(tmp_path, folder):
+    for name, first in (("a.mp4", 0), ("b.mp4", BROKEN - 80), ("c.mp4", 100)):
+        write_video(folder / name, frames=90, size=(96, 64), first_index=first)
+    encoder = ReadingEncoder()
+    unit = unit_of(*sorted(folder.iterdir()))
+    library, progress = run_one_unit(tmp_path, encoder, unit)
+    assert [row[0] for _, row in rows(library)] == [0, 26, 100, 126]
+    (failure,) = library.failures()
+    assert (failure.video_id, failure.stage) == ("b.mp4", "encode")
+    assert failure.reason.startswith("its embeddings are not finite")
+    assert [f for p in progress for f in p.failures] == [failure]
+    assert (sum(p.videos for p in progress), sum(p.committed for p in progress)) == (3, 4)
+    assert verify(library) == []
+
+
+def test_a_run_counts_a_video_that_is_not_finite_as_failed(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=30, size=(96, 64))
+    write_video(folder / "b.mp4", frames=30, size=(96, 64), first_index=BROKEN)
+    summary = run([folder], tmp_path / "lib", encoder=ReadingEncoder())
+    assert (summary.videos, summary.clips, len(summary.failures)) == (2, 1, 1)
+    again = run([folder], tmp_path / "lib", encoder=ReadingEncoder())
+    assert (again.videos, again.held, again.known_failures) == (0, 2, 1)
+
+
+def test_a_slow_encoder_times_no_video_out(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=210, size=(96, 64))
+    encoder = ReadingEncoder(batch_size=1, pause_s=0.2)
+    summary = run([folder], tmp_path / "lib", encoder=encoder, sampling=Sampling(hop_s=0.5), video_timeout_s=1.5)
+    assert not summary.failures
+    assert summary.clips == len(encoder.batches) == 11
+    assert summary.seconds > 11 * 0.2 > 1.5
+
+
+def test_memory_does_not_grow_with_a_videos_length(tmp_path, folder):
+    """2000 clips take 590 MB as pixels; eight of them are in the parent at a time, a few more in the worker."""
+    short, long = (folder / f"{frames}.mp4" for frames in (70, 664))
+    peaks, sizes = {}, {}
+    for path, frames in ((short, 70), (long, 664)):
+        write_video(path, frames=frames, size=(96, 64))
+        encoder = Watching(batch_size=8)
+        tracemalloc.start()
+        try:
+            library = run([path], tmp_path / f"lib{frames}", encoder=encoder, sampling=Sampling(hop_s=0.01)).library
+            peaks[path] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        sizes[path] = encoder.worker_kib
+        assert verify(library) == []
+    assert len(library) == 2001
+    clip = 16 * 64 * 96 * 3
+    assert peaks[long] < 3 * 8 * clip
+    if sizes[long]:
+        assert sizes[long] - sizes[short] < 6 * 1024  # a frame for each that was decoded would be 11 MB
+
+
+class Watching(FlatEncoder):
+    """Notes how large its decoding process has become."""
+
+    worker_kib = 0
+
+    def encode_cropped(self, frames):
+        if len(self.batches) % 20 == 0:
+            for pid in worker_pids():
+                status = Path(f"/proc/{pid}/status").read_text()
+                size = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+                self.worker_kib = max(self.worker_kib, int(size.split()[1]))
+        return super().encode_cropped(frames)
+
+
+@needs_proc
+def test_an_observer_that_raises_ends_the_processes(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=300, size=(96, 64))
+
+    def observe(plan, progress):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough") as caught:
+        run([folder], tmp_path / "lib", encoder=ReadingEncoder(), observe=observe)
+    assert worker_pids() == []  # while the exception and its traceback live
+    assert caught.value.args == ("enough",)
+    assert run([folder], tmp_path / "lib", encoder=ReadingEncoder()).clips == 5
+
+
+@needs_proc
+def test_an_encoder_that_raises_ends_the_processes_and_commits_nothing(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=30, size=(96, 64))
+    encoder = ReadingEncoder()
+    encoder.encode_cropped = lambda frames: (_ for _ in ()).throw(RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run([folder], tmp_path / "lib", encoder=encoder)
+    assert worker_pids() == []
+    assert Library.open(tmp_path / "lib").units() == []
