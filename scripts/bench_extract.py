@@ -85,9 +85,8 @@ def main() -> None:
         if counts["plain"] != counts["ours"]:
             sys.exit(f"the sides made different numbers of clips: {counts}")
     ratios = [a / b for a, b in zip(seconds["plain"], seconds["ours"], strict=True)]
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {counts['ours']} clips, loading included"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{time.strftime('%Y-%m-%d')}, {machine}, {counts['ours']} clips, loading included")
     for side, values in seconds.items():
         print(f"{side:<6}median {statistics.median(values):7.1f} s   {[round(value, 1) for value in values]}")
     print(f"plain / ours: median {statistics.median(ratios):.2f}   {[round(ratio, 2) for ratio in ratios]}")

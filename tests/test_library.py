@@ -734,7 +734,8 @@ def test_a_damaged_shard_is_not_rewritten_as_if_it_were_whole(library):
     whole, before = shard(library).read_bytes(), library.embeddings()
     column = pq.read_metadata(shard(library)).row_group(0).column(4)
     assert column.path_in_schema.startswith("embedding.")
-    for position in range(column.data_page_offset - 200, column.data_page_offset):
+    end = column.data_page_offset + column.total_compressed_size
+    for position in range(end - 200, end):
         data = bytearray(whole)
         data[position] ^= 1
         shard(library).write_bytes(data)

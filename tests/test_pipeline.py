@@ -151,6 +151,15 @@ def test_embeddings_that_are_not_finite_fail_their_video_alone(tmp_path, folder)
     assert verify(library) == []
 
 
+def test_embeddings_beyond_half_precision_fail_their_video_where_that_is_stored(tmp_path, folder):
+    write_video(folder / "a.mp4", frames=30, size=(96, 64))
+    encoder = FlatEncoder()
+    encoder.encode_cropped = lambda frames: np.full((len(frames), 4), 1e5, np.float32)
+    library = run([folder], tmp_path / "half", encoder=encoder, stored="float16").library
+    assert [(failure.video_id, failure.stage) for failure in library.failures()] == [("a.mp4", "encode")]
+    assert run([folder], tmp_path / "single", encoder=encoder).library.embeddings().max() == 1e5
+
+
 def test_a_run_counts_a_video_that_is_not_finite_as_failed(tmp_path, folder):
     write_video(folder / "a.mp4", frames=30, size=(96, 64))
     write_video(folder / "b.mp4", frames=30, size=(96, 64), first_index=BROKEN)

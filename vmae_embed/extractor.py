@@ -14,8 +14,7 @@ from pathlib import Path
 from vmae_embed.decode import DECODERS
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
-from vmae_embed.library import Held, Library, LibraryConfig
-from vmae_embed.library.shards import STORED
+from vmae_embed.library import STORED, Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, Progress, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.records import Failure
@@ -188,7 +187,7 @@ def _open_or_create(folder: Path, encoder: Encoder, sampling: Sampling, stored: 
         columns={},
         versions={name: metadata.version(name) for name in _VERSIONED},
     )
-    if not (folder / "library.json").exists():
+    if not os.path.exists(folder / "library.json"):
         return Library.create(folder, config)
     library = Library.open(folder)
     library.check_continuable(config)

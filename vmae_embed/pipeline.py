@@ -145,10 +145,11 @@ def _commit(name: str, unit: _Filling, library: Library) -> Iterator[Progress]:
     schema = library.schema
     tables = [schema.empty_table()]
     for rows in unit.finished:
-        embeddings = np.stack(rows.embeddings)
+        with np.errstate(over="ignore"):  # beyond float16: refused below
+            embeddings = np.stack(rows.embeddings).astype(library.config.stored)
         if not np.isfinite(embeddings).all():
             video = rows.video
-            reason = "its embeddings are not finite; try --dtype float32"
+            reason = "its embeddings are not finite; try --dtype float32 and --store float32"
             unit.failures.append(Failure(video.id, video.path, "encode", reason, 0.0, video.fingerprint))
             yield Progress(failures=(unit.failures[-1],))
             continue

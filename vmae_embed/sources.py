@@ -98,28 +98,40 @@ def list_videos(sources: Sequence[str | Path], *, glob: str | None = None) -> Li
     return listing
 
 
-_Entry = tuple[str, str, Mapping[str, Any]]
+def check_source(source: str | Path) -> tuple[Path, int]:
+    """Look whether a source other than ``-`` is there, and no more.
 
+    Returns:
+        Its path, and its mode as the file system has it.
 
-def _expand(source: str | Path, glob: str | None, listing: Listing) -> Iterator[_Entry]:
-    """Yield (id, path, columns) of everything that a source names."""
+    Raises:
+        SourceError: it is not there.
+    """
     text = str(source)
-    if text == "-":
-        # As bytes where it can: names need not be valid in any encoding.
-        yield from _from_lines(getattr(sys.stdin, "buffer", sys.stdin), Path.cwd())
-        return
     if not text:
         raise SourceError("a source without a name: give a file, a folder, a list or a manifest; . is this folder")
     if "://" in text:
         raise SourceError(f"{_shown(text)}: URLs are not read; download the videos, or mount their storage")
     path = Path(os.path.expanduser(text))
-    suffix = path.suffix.lower()
     try:
-        mode = os.stat(path).st_mode
+        return path, os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise SourceError(f"{_shown(path)}: no such file or folder") from None
     except (OSError, ValueError) as error:
         raise SourceError(f"{_shown(path)}: cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
+_Entry = tuple[str, str, Mapping[str, Any]]
+
+
+def _expand(source: str | Path, glob: str | None, listing: Listing) -> Iterator[_Entry]:
+    """Yield (id, path, columns) of everything that a source names."""
+    if str(source) == "-":
+        # As bytes where it can: names need not be valid in any encoding.
+        yield from _from_lines(getattr(sys.stdin, "buffer", sys.stdin), Path.cwd())
+        return
+    path, mode = check_source(source)
+    suffix = path.suffix.lower()
     if stat.S_ISDIR(mode):
         yield from _from_folder(path, glob, listing)
     elif suffix in LIST_SUFFIXES:
@@ -152,7 +164,8 @@ def _from_folder(folder: Path, glob: str | None, listing: Listing) -> Iterator[_
             path = Path(parent) / name
             relative = path.relative_to(folder).as_posix()
             if glob is not None:
-                wanted = fnmatch.fnmatch(relative, glob) or fnmatch.fnmatch(name, glob)
+                # `**/` also means no folder at all, as it does in shells.
+                wanted = any(fnmatch.fnmatch(text, glob.removeprefix("**/")) for text in (relative, name))
             else:
                 wanted = path.suffix.lower() in VIDEO_SUFFIXES
             if wanted:

@@ -112,10 +112,15 @@ def extract(
     from vmae_embed.encoder import Encoder
     from vmae_embed.extractor import run
     from vmae_embed.sampling import Sampling
+    from vmae_embed.sources import check_source
 
     policy = {"fps": 7.5 if fps is None else fps, "stride": stride, "hop_s": hop}
     policy |= {"clips_per_video": clips_per_video, "uniform": uniform}
-    Sampling(**policy)  # type: ignore[arg-type]  # refuse a bad policy before a model is loaded
+    # What is wrong with the call is said before a model is loaded.
+    Sampling(**policy)  # type: ignore[arg-type]
+    for source in sources:
+        if source != "-":
+            check_source(source)
     encoder = Encoder.from_pretrained(model, revision=revision, device=device, dtype=dtype, pooling=pooling)
     encoder.batch_size = batch_size or encoder.batch_size
     bar = ProgressBar(quiet=quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,13 @@ _AFTER_EMBEDDING = [
     ("codec", pa.string()),
     ("fingerprint", pa.string()),
 ]
-RESERVED = frozenset(name for name, _ in [*_BEFORE_EMBEDDING, *_AFTER_EMBEDDING]) | {"embedding"}
+# The last three are a hit's own.
+RESERVED = frozenset(name for name, _ in [*_BEFORE_EMBEDDING, *_AFTER_EMBEDDING]) | {
+    "embedding",
+    "rank",
+    "score",
+    "query",
+}
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -60,7 +67,7 @@ def clip_rows(
     video: Video,
     timeline: Timeline,
     spans: Sequence[ClipSpan],
-    embeddings: NDArray[np.float32],
+    embeddings: NDArray[np.floating[Any]],
     schema: pa.Schema,
 ) -> pa.Table:
     """Make the rows of one video's clips.
@@ -101,7 +108,14 @@ def failure_rows(failures: Sequence[Failure]) -> pa.Table:
 
 def write_shard(path: Path, table: pa.Table) -> None:
     """Commit one Parquet file, with page checksums for `verify`."""
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
+    # Embeddings hardly repeat: a dictionary of them is as large again.
+    repeating = [name for name in table.column_names if name != "embedding"]
+    write_atomically(
+        path,
+        lambda file: pq.write_table(
+            table, file, compression="zstd", use_dictionary=repeating, write_page_checksum=True
+        ),
+    )
 
 
 def read_shard(

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vmae_embed.errors import IdentityMismatch, LibraryError, LibraryLocked, UsageError
+from vmae_embed.errors import LibraryError, LibraryLocked, UsageError
+from vmae_embed.library.config import LibraryConfig
 from vmae_embed.library.files import remove_leftovers, sync_directory, temporary_name, write_atomically
 from vmae_embed.library.shards import (
-    CARRIED,
     FAILURE_SCHEMA,
     RESERVED,
-    STORED,
     clip_schema,
     count_rows,
     failure_rows,
@@ -34,72 +32,8 @@ from vmae_embed.library.shards import (
 )
 from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import Failure
-from vmae_embed.sampling import Sampling
-
-FORMAT = 1
-
-# Two embeddings can be compared when these agree; precision only has to within a library.
-_COMPARABLE = ("weights_sha256", "pooling", "norm", "frames", "width")
 
 _HELD_SCHEMA = pa.schema([(name, pa.string()) for name in ("video_id", "path", "fingerprint")])
-
-
-@dataclass(frozen=True)
-class LibraryConfig:
-    """What ``library.json`` holds.
-
-    Attributes:
-        encoder: identity of the encoder, as `vmae_embed.encoder.Encoder.identity` gives it.
-        sampling: how videos were cut into clips.
-        preprocessing: the checkpoint's.
-        stored: type of the stored embeddings, ``float32`` or ``float16``.
-        columns: carried columns and their types.
-        versions: of the packages that made it.
-    """
-
-    encoder: Mapping[str, Any]
-    sampling: Sampling
-    preprocessing: Preprocessing
-    stored: str
-    columns: Mapping[str, str]
-    versions: Mapping[str, str]
-
-    def to_json(self) -> bytes:
-        """Return the bytes of ``library.json``."""
-        fields = {
-            "format": FORMAT,
-            "encoder": dict(self.encoder),
-            "sampling": self.sampling.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "stored": self.stored,
-            "columns": dict(self.columns),
-            "versions": dict(self.versions),
-        }
-        return (json.dumps(fields, indent=2) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> LibraryConfig:
-        """Read back what `to_json` wrote; any of KeyError, TypeError, ValueError if it is not that."""
-        fields = json.loads(data)
-        if fields["format"] != FORMAT:
-            raise ValueError(f"format {fields['format']}; this version reads format {FORMAT}")
-        config = cls(
-            encoder=fields["encoder"],
-            sampling=Sampling.from_dict(fields["sampling"]),
-            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
-            stored=fields["stored"],
-            columns=fields["columns"],
-            versions=fields["versions"],
-        )
-        missing = [key for key in _COMPARABLE if key not in config.encoder]
-        if missing or config.stored not in STORED or not set(config.columns.values()) <= set(CARRIED):
-            raise ValueError("fields of the encoder, or types, that it does not know")
-        width = config.encoder["width"]
-        if not isinstance(width, int) or width < 1 or not isinstance(config.encoder["weights_sha256"], str):
-            raise ValueError("an encoder without a width, or without the hash of its weights")
-        if set(config.columns) & RESERVED or not isinstance(config.versions, dict):
-            raise ValueError("carried columns by names of its own, or versions that are none")
-        return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,18 +288,7 @@ class Library:
         Raises:
             IdentityMismatch: naming both.
         """
-        ours = self.config.encoder
-        for key in _COMPARABLE:
-            if encoder[key] != ours[key]:
-                raise IdentityMismatch(
-                    f"{self.path} was made with {_describe(ours)}, this is {_describe(encoder)}: "
-                    f"their {key} differ; embeddings of one cannot be compared with those of the other"
-                )
-        if preprocessing != self.config.preprocessing:
-            raise IdentityMismatch(
-                f"{self.path} was made with preprocessing {self.config.preprocessing.to_dict()}, "
-                f"this is {preprocessing.to_dict()}"
-            )
+        self.config.check_comparable(str(self.path), encoder, preprocessing)
 
     def check_continuable(self, config: LibraryConfig) -> None:
         """Refuse to add rows that another configuration would make.
@@ -373,18 +296,7 @@ class Library:
         Raises:
             IdentityMismatch: naming both.
         """
-        self.check_comparable(config.encoder, config.preprocessing)
-        wanted = {
-            "sampling": (str(self.config.sampling), str(config.sampling)),
-            "precision": (self.config.encoder.get("precision"), config.encoder.get("precision")),
-            "stored type": (self.config.stored, config.stored),
-        }
-        for name, (before, now) in wanted.items():
-            if before != now:
-                raise IdentityMismatch(
-                    f"{self.path} was made with {name} '{before}', this run asks for '{now}'; "
-                    "give the same options, or another directory after -o"
-                )
+        self.config.check_continuable(str(self.path), config)
 
     def _write_config(self) -> None:
         write_atomically(self.path / "library.json", partial(_write_bytes, self.config.to_json()))
@@ -398,10 +310,6 @@ def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
 
 def _without(table: pa.Table, video_ids: Collection[str]) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(sorted(video_ids), pa.string()))))
-
-
-def _describe(encoder: Mapping[str, Any]) -> str:
-    return f"{encoder.get('checkpoint')} ({encoder['weights_sha256'][:12]}, {encoder['pooling']} pooling)"
 
 
 def _write_bytes(data: bytes, file: BinaryIO) -> None:

@@ -1,0 +1,117 @@
+"""What ``library.json`` says: which encoder made a library, and how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vmae_embed.errors import IdentityMismatch
+from vmae_embed.library.shards import CARRIED, RESERVED, STORED
+from vmae_embed.preprocess import Preprocessing
+from vmae_embed.sampling import Sampling
+
+FORMAT = 1
+
+# Two embeddings can be compared when these agree; precision only has to within a library.
+_COMPARABLE = ("weights_sha256", "pooling", "norm", "frames", "width")
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """What ``library.json`` holds.
+
+    Attributes:
+        encoder: identity of the encoder, as `vmae_embed.encoder.Encoder.identity` gives it.
+        sampling: how videos were cut into clips.
+        preprocessing: the checkpoint's.
+        stored: type of the stored embeddings, ``float32`` or ``float16``.
+        columns: carried columns and their types.
+        versions: of the packages that made it.
+    """
+
+    encoder: Mapping[str, Any]
+    sampling: Sampling
+    preprocessing: Preprocessing
+    stored: str
+    columns: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> bytes:
+        """Return the bytes of ``library.json``."""
+        fields = {
+            "format": FORMAT,
+            "encoder": dict(self.encoder),
+            "sampling": self.sampling.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "stored": self.stored,
+            "columns": dict(self.columns),
+            "versions": dict(self.versions),
+        }
+        return (json.dumps(fields, indent=2) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> LibraryConfig:
+        """Read back what `to_json` wrote; any of KeyError, TypeError, ValueError if it is not that."""
+        fields = json.loads(data)
+        if fields["format"] != FORMAT:
+            raise ValueError(f"format {fields['format']}; this version reads format {FORMAT}")
+        config = cls(
+            encoder=fields["encoder"],
+            sampling=Sampling.from_dict(fields["sampling"]),
+            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
+            stored=fields["stored"],
+            columns=fields["columns"],
+            versions=fields["versions"],
+        )
+        missing = [key for key in _COMPARABLE if key not in config.encoder]
+        if missing or config.stored not in STORED or not set(config.columns.values()) <= set(CARRIED):
+            raise ValueError("fields of the encoder, or types, that it does not know")
+        width = config.encoder["width"]
+        if not isinstance(width, int) or width < 1 or not isinstance(config.encoder["weights_sha256"], str):
+            raise ValueError("an encoder without a width, or without the hash of its weights")
+        if set(config.columns) & RESERVED or not isinstance(config.versions, dict):
+            raise ValueError("carried columns by names of its own, or versions that are none")
+        return config
+
+    def check_comparable(self, name: str, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+        """Refuse an encoder whose embeddings cannot be compared with this one's, of the library ``name``.
+
+        Raises:
+            IdentityMismatch: naming both.
+        """
+        ours = self.encoder
+        for key in _COMPARABLE:
+            if encoder[key] != ours[key]:
+                raise IdentityMismatch(
+                    f"{name} was made with {_describe(ours)}, this is {_describe(encoder)}: "
+                    f"their {key} differ; embeddings of one cannot be compared with those of the other"
+                )
+        if preprocessing != self.preprocessing:
+            raise IdentityMismatch(
+                f"{name} was made with preprocessing {self.preprocessing.to_dict()}, this is {preprocessing.to_dict()}"
+            )
+
+    def check_continuable(self, name: str, config: LibraryConfig) -> None:
+        """Refuse to add rows that another configuration would make, to the library ``name``.
+
+        Raises:
+            IdentityMismatch: naming both.
+        """
+        self.check_comparable(name, config.encoder, config.preprocessing)
+        wanted = {
+            "sampling": (str(self.sampling), str(config.sampling)),
+            "precision": (self.encoder.get("precision"), config.encoder.get("precision")),
+            "stored type": (self.stored, config.stored),
+        }
+        for what, (before, now) in wanted.items():
+            if before != now:
+                raise IdentityMismatch(
+                    f"{name} was made with {what} '{before}', this run asks for '{now}'; "
+                    "give the same options, or another directory after -o"
+                )
+
+
+def _describe(encoder: Mapping[str, Any]) -> str:
+    return f"{encoder.get('checkpoint')} ({encoder['weights_sha256'][:12]}, {encoder['pooling']} pooling)"
