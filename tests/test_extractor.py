@@ -324,9 +324,9 @@ def manifest(folder, text):
 
 
 def test_a_manifests_columns_are_carried(case):
-    case.run(manifest(case.folder, "path,label,score,take\nvideos/0.mp4,cat,0.5,1\nvideos/1.mp4,dog,,2\n"))
+    case.run(manifest(case.folder, "path,label,weight,take\nvideos/0.mp4,cat,0.5,1\nvideos/1.mp4,dog,,2\n"))
     table = Library.open(case.lib).table()
-    rows = {row["video_id"]: (row["label"], row["score"], row["take"]) for row in table.to_pylist()}
+    rows = {row["video_id"]: (row["label"], row["weight"], row["take"]) for row in table.to_pylist()}
     assert rows == {"videos/0.mp4": ("cat", 0.5, 1), "videos/1.mp4": ("dog", None, 2)}
     case.run(manifest(case.folder, "path,label,place\nvideos/0.mp4,cat,here\nvideos/2.mp4,cow,there\n"))
     table = Library.open(case.lib).table()

@@ -50,6 +50,18 @@ def test_every_clip_finds_itself_at_score_1(small):
     assert scores[:, 0] == pytest.approx(1, abs=1e-6)
 
 
+def test_near_duplicates_do_not_outrank_the_clip_itself(tmp_path):
+    """Encoders with a strong common mean give cosines that differ in the seventh digit only."""
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=768) + 1e-4 * rng.normal(size=(700, 768))).astype(np.float32)
+    index = Index.build(make_library(tmp_path / "lib", vectors))
+    unit = index.vectors(np.arange(700))
+    assert not np.array_equal((unit @ unit.T).argmax(axis=1), np.arange(700))  # what float32 alone would find
+    scores, rows = index.search(unit, 1)
+    assert np.array_equal(rows[:, 0], np.arange(700))
+    assert scores.min() == 1
+
+
 def test_large_libraries_get_an_ivfpq_that_reaches_its_recall(large):
     vectors, index = large
     assert index.about["factory"].startswith("IVF256,PQ8x4fsr")

@@ -30,7 +30,7 @@ _FEWEST_CANDIDATES = 160
 _RECALL_AT = 10
 _RECALL_AIMED_AT = 0.99
 _TUNING_QUERIES = 256
-_BLOCK = 65536
+_BLOCK = 16384
 
 
 @dataclass(frozen=True)
@@ -167,28 +167,32 @@ def _add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
 
 
 def ivfpq_search(
-    faiss: Any, index: Any, vectors: NDArray[Any], queries: NDArray[np.float32], k: int, nprobe: int
+    faiss: Any, index: Any, vectors: NDArray[Any], queries: NDArray[np.floating[Any]], k: int, nprobe: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search an IVF-PQ index and re-rank its candidates by their stored vectors.
 
     Returns:
-        Scores and rows, each ``(Q, K)``, best first; row -1 and score -inf where there are fewer.
+        Cosine similarities and rows, each ``(Q, K)``, best first; row -1 and score -inf where
+        there are fewer.
     """
     parameters = faiss.SearchParametersIVF(nprobe=nprobe)
     wanted = min(max(k * CANDIDATES_A_HIT, _FEWEST_CANDIDATES), len(vectors))
-    _, candidates = index.search(queries, wanted, params=parameters)
+    _, candidates = index.search(_float32(normalise(queries)), wanted, params=parameters)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
-    for i, (query, found) in enumerate(zip(queries, candidates, strict=True)):
+    for i, found in enumerate(candidates):
         found = np.sort(found[found >= 0])  # in order, so that a memory map is read forward
-        exact = _float32(vectors[found]) @ query
+        exact = _cosines(queries[i : i + 1], vectors[found])[0]
         best = np.argsort(-exact, kind="stable")[:k]
         scores[i, : len(best)], rows[i, : len(best)] = exact[best], found[best]
     return scores, rows
 
 
 def exact_search(
-    vectors: NDArray[Any], queries: NDArray[np.float32], k: int, leave_out: NDArray[np.int64] | None = None
+    vectors: NDArray[Any],
+    queries: NDArray[np.floating[Any]],
+    k: int,
+    leave_out: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compare every vector with every query, block by block.
 
@@ -199,12 +203,12 @@ def exact_search(
         leave_out: rows that are not to be found.
 
     Returns:
-        Scores and rows, each ``(Q, min(k, N))``, best first.
+        Cosine similarities and rows, each ``(Q, min(k, N))``, best first.
     """
-    scores = np.empty((len(queries), 0), dtype=np.float32)
+    scores = np.empty((len(queries), 0))
     rows = np.empty((len(queries), 0), dtype=np.int64)
     for start in range(0, len(vectors), _BLOCK):
-        block = queries @ _float32(vectors[start : start + _BLOCK]).T
+        block = _cosines(queries, vectors[start : start + _BLOCK])
         if leave_out is not None:
             block[:, leave_out[(leave_out >= start) & (leave_out < start + _BLOCK)] - start] = -np.inf
         numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
@@ -213,7 +217,24 @@ def exact_search(
             kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             scores, rows = np.take_along_axis(scores, kept, 1), np.take_along_axis(rows, kept, 1)
     order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+    return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(rows, order, 1)
+
+
+def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Scale rows to unit length; a row of zeros stays."""
+    exact = vectors.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = exact / np.where(lengths > 0, lengths, 1)
+    return scaled
+
+
+def _cosines(queries: NDArray[np.floating[Any]], vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """``(Q, N)``, in float64 and with the lengths as stored.
+
+    Float32 sums put near-duplicates above a clip itself; here itself is 1 and all others are below.
+    """
+    cosines: NDArray[np.float64] = np.clip(normalise(queries) @ normalise(vectors).T, -1, 1)
+    return cosines
 
 
 def _float32(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
-from vmae_embed.index.build import KINDS, Built, build_index, exact_search, import_faiss, ivfpq_search
+from vmae_embed.index.build import KINDS, Built, build_index, exact_search, import_faiss, ivfpq_search, normalise
 from vmae_embed.library import Library, to_matrix
 
 FORMAT = 1
@@ -128,18 +128,14 @@ class Index:
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")
         k = min(k, len(self))
-        unit = normalise(queries)
         if exact or self.about["nprobe"] is None:
-            scores, rows = exact_search(self._vectors, unit, k)
-        else:
-            scores, rows = ivfpq_search(
-                import_faiss(), self._load_faiss(), self._vectors, unit, k, self.about["nprobe"]
-            )
-            # The visited cells may hold fewer than were asked for; those queries deserve better.
-            short = (rows < 0).any(axis=1)
-            if short.any():
-                scores[short], rows[short] = exact_search(self._vectors, unit[short], k)
-        return np.clip(scores, -1, 1), rows
+            return exact_search(self._vectors, queries, k)
+        scores, rows = ivfpq_search(import_faiss(), self._load_faiss(), self._vectors, queries, k, self.about["nprobe"])
+        # The visited cells may hold fewer than were asked for; those queries deserve better.
+        short = (rows < 0).any(axis=1)
+        if short.any():
+            scores[short], rows[short] = exact_search(self._vectors, queries[short], k)
+        return scores, rows
 
     def _load_faiss(self) -> Any:
         if self._index is None:
@@ -170,12 +166,6 @@ class Index:
                 problems.append(f"index: rows {row} to {row + len(ids)} hold other vectors than the shard")
             row += len(ids)
         return problems
-
-
-def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Scale rows to unit length; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def _build_into(folder: Path, library: Library, kind: str, nlist: int | None) -> None:
