@@ -197,7 +197,9 @@ def test_pipes_and_folders_by_a_videos_name(tmp_path):
     assert failure.fingerprint  # so that a file in its place is tried
 
     (tmp_path / "list.txt").write_text("a.mp4\nfolder.mp4\n")
-    assert reasons(list_videos([tmp_path / "list.txt"])) == {"folder.mp4": "not a regular file"}
+    assert reasons(list_videos([tmp_path / "list.txt"])) == {
+        "folder.mp4": "a folder, not a video, or one that cannot be listed"
+    }
 
 
 @pytest.mark.parametrize(
@@ -245,17 +247,23 @@ def test_an_empty_source_among_others_is_refused_by_its_own_name(tmp_path):
     refused(r"/other: nothing in it matches '\*\.mp4'; quote", [tmp_path / "full", tmp_path / "other"], glob="*.mp4")
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("locked", ["locked", "."])
+def test_a_folder_that_cannot_be_listed_is_refused_or_fails_by_itself(tmp_path, monkeypatch, locked):
     fill(tmp_path, "a.mp4", "locked/b.mp4")
     real = os.scandir
 
     def scandir(path):
-        if Path(path).name == "locked":
+        if Path(path) == tmp_path / locked:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    refused(r"/locked: cannot be listed \(Permission denied\)$", [tmp_path])
+    if locked == ".":
+        refused(r": cannot be listed \(Permission denied\)$", [tmp_path])
+        return
+    listing = list_videos([tmp_path])
+    assert [video.id for video in listing.videos] == ["a.mp4"]
+    assert reasons(listing) == {"locked": "a folder, not a video, or one that cannot be listed"}
 
 
 # What is no source

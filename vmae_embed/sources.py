@@ -147,11 +147,15 @@ def _expand(source: str | Path, glob: str | None, listing: Listing) -> Iterator[
 
 
 def _from_folder(folder: Path, glob: str | None, listing: Listing) -> Iterator[_Entry]:
-    def refuse(error: OSError) -> None:
-        raise SourceError(f"{_shown(error.filename)}: cannot be listed ({error.strerror})") from error
+    unlisted: list[str] = []
+
+    def note(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise SourceError(f"{_shown(folder)}: cannot be listed ({error.strerror})") from error
+        unlisted.append(error.filename)
 
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link that leads back up
             folders.clear()
@@ -172,6 +176,9 @@ def _from_folder(folder: Path, glob: str | None, listing: Listing) -> Iterator[_
                 yield relative, os.path.abspath(path), {}
             else:
                 listing.ignored[path.suffix.lower() or "no suffix"] += 1
+    # A locked folder must not stop the run, nor be passed over: it is listed, and fails.
+    for name in unlisted:
+        yield Path(name).relative_to(folder).as_posix(), os.path.abspath(name), {}
 
 
 def _from_lines(lines: Iterable[bytes | str], root: Path) -> Iterator[_Entry]:
@@ -257,6 +264,8 @@ def _examine(video_id: str, path: str, columns: Mapping[str, Any]) -> Video | Fa
     except ValueError as error:
         return failed(str(error))
     video = Video(video_id, path, status.st_size, status.st_mtime_ns, columns)
+    if stat.S_ISDIR(status.st_mode):
+        return failed("a folder, not a video, or one that cannot be listed", video.fingerprint)
     if not stat.S_ISREG(status.st_mode):
         return failed("not a regular file", video.fingerprint)
     try:
