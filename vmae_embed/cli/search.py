@@ -87,7 +87,7 @@ def search(
     if isinstance(encoder, object) and not callable(encoder):
         opened.check_comparable(encoder.identity, encoder.preprocessing)
     if not Index.is_current(opened):
-        say(f"{library}: bringing the index up to date")
+        say(f"{library}: {'bringing its index up to date' if opened.index_path.exists() else 'building its index'}")
     hits = find(
         Index.open(opened),
         query,
