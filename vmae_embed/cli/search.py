@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,8 +84,9 @@ def search(
         return _load(opened, model, revision, pooling, dtype, device)
 
     # A checkpoint or pooling that was named is checked even where the library has the answer.
-    encoder = load() if model or revision or pooling else load
-    if isinstance(encoder, object) and not callable(encoder):
+    encoder: Encoder | Callable[[], Encoder] = load
+    if model or revision or pooling:
+        encoder = load()
         opened.check_comparable(encoder.identity, encoder.preprocessing)
     if not Index.is_current(opened):
         say(f"{library}: {'bringing its index up to date' if opened.index_path.exists() else 'building its index'}")
