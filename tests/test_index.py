@@ -215,7 +215,7 @@ def test_a_damaged_faiss_file_is_one_line_that_helps(tmp_path):
     Index.build(library, kind="ivfpq", nlist=8)
     (library.index_path / "index.faiss").write_bytes(b"garbage")
     with pytest.raises(SearchIndexError, match="--rebuild"):
-        Index(library, library.index_path).search(np.ones((1, 16)), 3)
+        Index(library, library.index_path)
 
 
 def test_a_build_that_is_cut_off_leaves_no_index(tmp_path, monkeypatch):
@@ -256,3 +256,44 @@ def test_no_faiss_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(SearchIndexError, match=r"pip install 'vmae-embed\[cpu\]'"):
         build.import_faiss()
+
+
+def test_an_index_that_is_rebuilt_leaves_open_ones_as_they_were(tmp_path):
+    vectors = clustered(60, 16)
+    library = make_library(tmp_path / "lib", vectors)
+    opened = Index.build(library)
+    names = opened.clips["clip_id"].to_pylist()
+    with library.lock():
+        library.remove_videos(["v00000.mp4", "v00001.mp4"])
+    assert len(Index.build(library)) == 52
+    assert opened.clips["clip_id"].to_pylist() == names
+    assert np.array_equal(opened.search(vectors, 1)[1][:, 0], np.arange(60))
+
+
+def test_clusters_too_tight_for_codes_are_searched_exactly(tmp_path):
+    vectors = clustered(10_500, 64, clusters=6, spread=0.02)
+    index = Index.build(make_library(tmp_path / "lib", vectors))
+    assert index.about["factory"] == "Flat"
+    assert index.about["recall_at_10"] < 0.99
+    asked = Index.build(index.library, kind="ivfpq")
+    assert asked.about["factory"].startswith("IVF")
+    assert 0 < asked.about["recall_at_10"] < 0.99
+
+
+def test_few_cells_are_measured_too(tmp_path):
+    index = Index.build(make_library(tmp_path / "lib", clustered(2000, 16)), kind="ivfpq", nlist=2)
+    assert index.about["nprobe"] == 2
+    assert index.about["recall_at_10"] > 0.9
+
+
+def test_shards_that_come_while_it_builds_wait_for_the_next(tmp_path, monkeypatch):
+    library = make_library(tmp_path / "lib", clustered(40, 16))
+    shards = library.shards
+
+    def growing(*arguments):
+        shard = next(iter(library._clips.glob("*.parquet")))
+        (library._clips / "ffffffffffffffff.parquet").write_bytes(shard.read_bytes())
+        return shards(*arguments)
+
+    monkeypatch.setattr(library, "shards", growing)
+    assert len(Index.build(library)) == 40

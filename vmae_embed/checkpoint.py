@@ -6,7 +6,7 @@ Two layouts are published (checked against transformers 5.23 and MCG-NJU/VideoMA
 * fine-tuned, ``VideoMAEForVideoClassification``: the encoder has no final norm; the head's
   ``fc_norm`` is applied to the mean of the tokens. ``VideoMAEModel.from_pretrained`` drops it.
 
-Hub files name the attention biases ``q_bias`` and ``v_bias``; transformers from 5.23 on maps them.
+Hub files name the attention biases ``q_bias`` and ``v_bias``; transformers from 5.20 on maps them.
 Whatever it does, a load that leaves any weight of the encoder missing or over is refused here.
 """
 
@@ -37,6 +37,9 @@ _UNUSED = re.compile(r"^(decoder\.|encoder_to_decoder\.|mask_token$|classifier\.
 _PUBLISHED_MEAN = (0.485, 0.456, 0.406)
 _PUBLISHED_STD = (0.229, 0.224, 0.225)
 
+# Of config.json, what changes the result though every weight fits: shapes tell the rest.
+_SETTINGS = ("num_attention_heads", "layer_norm_eps", "hidden_act", "tubelet_size", "patch_size", "image_size")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -48,7 +51,8 @@ class Checkpoint:
         backbone: transformers' ``VideoMAEModel``, in float32 on the CPU.
         pooled_norm: the head's ``fc_norm``; None where the backbone norms its tokens itself.
         preprocessing: the checkpoint's own.
-        weights_sha256: of the encoder's weights, whatever file held them.
+        weights_sha256: of the encoder's weights, whatever file held them, and of the settings in
+            its config.json that change what the same weights compute.
     """
 
     name: str
@@ -81,7 +85,7 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
         backbone=backbone,
         pooled_norm=pooled_norm,
         preprocessing=_read_preprocessing(folder, backbone.config),
-        weights_sha256=_hash_weights(modules),
+        weights_sha256=_hash_encoder(modules, backbone.config),
     )
 
 
@@ -165,11 +169,10 @@ def _load_weights(folder: Path, config: dict[str, Any]) -> tuple[Any, torch.nn.L
 
 
 def _read_preprocessing(folder: Path, config: Any) -> Preprocessing:
-    from transformers import VideoMAEImageProcessorPil
-
     size = config.image_size
     image_size = (size, size) if isinstance(size, int) else tuple(size)
-    if not any((folder / f).is_file() for f in ("preprocessor_config.json", "processor_config.json")):
+    path, stated = _find_preprocessing(folder)
+    if stated is None:
         warnings.warn(
             f"{folder.name} has no preprocessor_config.json; assuming what every published VideoMAE uses: "
             f"shortest edge {min(image_size)}, centre crop, ImageNet mean and deviation",
@@ -177,28 +180,62 @@ def _read_preprocessing(folder: Path, config: Any) -> Preprocessing:
         )
         return Preprocessing(min(image_size), None, image_size, 2, 1 / 255, _PUBLISHED_MEAN, _PUBLISHED_STD)
     try:
-        with _quiet_transformers():
-            processor: Any = VideoMAEImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}: its preprocessor_config.json cannot be read ({error})") from error
-    resized = processor.size
-    fixed = (resized["height"], resized["width"]) if resized.get("height") else None
-    crop = (processor.crop_size["height"], processor.crop_size["width"])
-    found = Preprocessing(
-        shortest_edge=resized.get("shortest_edge") if processor.do_resize else None,
-        resize=fixed if processor.do_resize else None,
-        crop=crop if processor.do_center_crop else (fixed or image_size),
-        resample=int(processor.resample),
-        rescale=float(processor.rescale_factor) if processor.do_rescale else None,
-        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
-    )
+        found = _parse_preprocessing(stated, image_size)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: not preprocessing that VideoMAE uses ({detail})") from error
     if found.crop != image_size:
         raise CheckpointError(
             f"{folder}: its preprocessing crops to {found.crop[0]}x{found.crop[1]}, "
             f"its encoder takes {image_size[0]}x{image_size[1]}"
         )
     return found
+
+
+def _find_preprocessing(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Find the settings in any of the files that transformers' versions keep them in."""
+    path = folder / "preprocessor_config.json"
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        if isinstance(stated, dict):
+            return path, stated.get("image_processor") or stated.get("video_processor") or stated
+        raise CheckpointError(f"{path}: not an object of settings")
+    return path, None
+
+
+def _parse_preprocessing(stated: dict[str, Any], image_size: tuple[int, int]) -> Preprocessing:
+    from transformers import VideoMAEImageProcessorPil
+
+    with _quiet_transformers():
+        processor: Any = VideoMAEImageProcessorPil.from_dict(stated)
+    resized = processor.size
+    if resized.get("longest_edge"):
+        raise ValueError("size has a longest_edge")
+    fixed = (int(resized["height"]), int(resized["width"])) if resized.get("height") else None
+    crop = (int(processor.crop_size["height"]), int(processor.crop_size["width"]))
+    return Preprocessing(
+        shortest_edge=resized.get("shortest_edge") if processor.do_resize else None,
+        resize=fixed if processor.do_resize else None,
+        crop=crop if processor.do_center_crop else (fixed or image_size),
+        resample=int(processor.resample),
+        rescale=float(processor.rescale_factor) if processor.do_rescale else None,
+        mean=_per_channel(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=_per_channel(processor.image_std, above=0.0) if processor.do_normalize else (1.0, 1.0, 1.0),
+    )
+
+
+def _per_channel(value: Any, above: float = float("-inf")) -> tuple[float, float, float]:
+    """Three numbers, or one for all three channels, as transformers takes them."""
+    numbers = [float(number) for number in (value if isinstance(value, (list, tuple)) else [value] * 3)]
+    if len(numbers) != 3 or not all(above < number < float("inf") for number in numbers):
+        raise ValueError(f"{value} where three numbers per channel belong")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _warn_of_heads(config: Any) -> None:
@@ -211,8 +248,9 @@ def _warn_of_heads(config: Any) -> None:
         )
 
 
-def _hash_weights(modules: list[Any]) -> str:
-    digest = hashlib.sha256()
+def _hash_encoder(modules: list[Any], config: Any) -> str:
+    settings = {name: getattr(config, name) for name in _SETTINGS}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())

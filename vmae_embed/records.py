@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # W3C Media Fragments URI 1.0, section 4.2.1: temporal dimension in normal play time.
-_FRAGMENT = re.compile(r"^(?P<video>.*)#t=(?P<start>\d+(?:\.\d+)?)?(?:,(?P<end>\d+(?:\.\d+)?))?$", re.S)
+_TIME = r"(?:\d+:)?(?:\d+:)?\d+(?:\.\d+)?"
+_FRAGMENT = re.compile(rf"^(?P<video>.*)#t=(?:npt:)?(?P<start>{_TIME})?(?:,(?P<end>{_TIME}))?$", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Timeline:
             Zero is where players put it: at the container's start time.
         end_s: when the last frame ends, in seconds.
         fps: frames a second, on average.
-        width: pixels, as displayed: rotation and pixel aspect ratio applied.
+        width: pixels, rotation applied (a pixel aspect ratio is not).
         height: pixels, likewise.
         codec: FFmpeg's name of the codec.
     """
@@ -185,4 +186,9 @@ def split_fragment(text: str) -> tuple[str, float | None, float | None]:
     if match is None or (match["start"] is None and match["end"] is None):
         return text, None, None
     start, end = match["start"], match["end"]
-    return match["video"], float(start) if start else 0.0, float(end) if end else None
+    return match["video"], _seconds(start) if start else 0.0, _seconds(end) if end else None
+
+
+def _seconds(time: str) -> float:
+    """``75``, ``1:15`` and ``0:01:15.0`` are the same moment."""
+    return sum(float(part) * 60.0**place for place, part in enumerate(reversed(time.split(":"))))

@@ -119,10 +119,11 @@ def plan_spans(
             f"nothing between {begin:.3f} and {finish:.3f} s: the video shows {times[0]:.3f} to {timeline.end_s:.3f} s",
             stage="timeline",
         )
-    gaps = np.diff(times, append=timeline.end_s)
+    moments = np.concatenate([[0.0], times, [timeline.end_s]])
+    gaps = np.diff(moments)
     if float(gaps.max()) > LONGEST_FRAME_S:
         at = int(gaps.argmax())
-        raise DecodeError(f"timestamps jump by {gaps[at]:.0f} s after {times[at]:.3f} s", stage="timeline")
+        raise DecodeError(f"timestamps jump by {gaps[at]:.0f} s after {moments[at]:.3f} s", stage="timeline")
 
     part = _Part(times, begin, finish)
     if sampling.uniform:
@@ -130,8 +131,18 @@ def plan_spans(
         frames = tuple(part.first + (2 * i + 1) * count // (2 * sampling.frames) for i in range(sampling.frames))
         return iter([ClipSpan(begin, finish, frames)])
     if sampling.stride is not None:
-        return _by_stride(part, sampling, sampling.stride)
-    return _by_time(part, sampling)
+        return _distinct(_by_stride(part, sampling, sampling.stride))
+    return _distinct(_by_time(part, sampling))
+
+
+def _distinct(spans: Iterator[ClipSpan]) -> Iterator[ClipSpan]:
+    """Leave out a clip whose times, in the milliseconds of its id, are those of the clip before."""
+    last = None
+    for span in spans:
+        times = (round(span.start_s, 3), round(span.end_s, 3))
+        if times != last:
+            yield span
+        last = times
 
 
 class _Part:

@@ -27,9 +27,9 @@ def index(library: str, factory: str, nlist: int | None, rebuild: bool) -> None:
     from vmae_embed.library import Library
 
     opened = Library.open(library)
-    same = Index.is_current(opened) and nlist is None
+    same = Index.is_current(opened)
     built = Index(opened, opened.index_path) if same and not rebuild else None
-    if built is not None and built.about["kind"] == factory:
+    if built is not None and (built.about["kind"], built.about["nlist"]) == (factory, nlist):
         say(f"{library}: up to date ({describe(built)})")
         return
     say(f"{library}: {describe(Index.build(opened, kind=factory, nlist=nlist))}")
@@ -40,6 +40,8 @@ def describe(index: object) -> str:
     about = index.about  # type: ignore[attr-defined]
     if about["nprobe"] is None:
         why = "too few for IVF-PQ, which starts at 9,984" if about["kind"] == "auto" else "as asked"
+        if about["recall_at_10"] is not None:
+            why = f"IVF-PQ found only {about['recall_at_10']:.3f} of the nearest 10"
         return f"exact index of {about['vectors']:,} clips ({why}): every search compares all of them"
     return (
         f"{about['factory']} index of {about['vectors']:,} clips, nprobe {about['nprobe']}, "

@@ -77,7 +77,7 @@ def verify(library: str) -> int:
 
     opened = Library.open(library)
     problems = check(opened)
-    if opened.index_path.exists() and not problems:
+    if (opened.index_path / "index.json").exists() and not problems:
         problems = Index(opened, opened.index_path).verify()
     for problem in problems:
         click.echo(problem)

@@ -40,14 +40,12 @@ class PyAVReader:
                     decoding.seek(int(scanned.pts[keyframe]))
                 frame = decoding.frame_at(target)
                 if frame is None and decoding.has_seeked:
-                    # The container's index led past the frame: decode from the start instead.
+                    # The seek led past the frame, or to where none can be decoded: start from the start.
                     decoding.seek(None)
                     frame = decoding.frame_at(target)
                 at = f"{self.timeline.times_s[index]:.3f} s"
                 if frame is None:
                     raise TimelineMismatch(f"no frame at {at}, where a packet promised one", stage="decode")
-                if frame.is_corrupt:
-                    raise DecodeError(f"the frame at {at} is damaged", stage="decode")
                 yield _to_rgb(frame)
                 next_index = index + 1
 
@@ -71,6 +69,7 @@ class _Decoding:
         self._frames = decode_all(self._container, self._stream)
         self._current: VideoFrame | None = None
         self._stamp = -1 if self._by_order else -sys.maxsize
+        self._is_first_after_seek = False
 
     def seek(self, pts: int | None) -> None:
         """Go to the keyframe at ``pts``, or to the start."""
@@ -82,6 +81,7 @@ class _Decoding:
             raise DecodeError(f"cannot seek: {describe(error)}", stage="decode") from error
         self._stream.codec_context.flush_buffers()
         self._restart()
+        self._is_first_after_seek = self.has_seeked
 
     def frame_at(self, stamp: int) -> VideoFrame | None:
         """Decode up to a stamp; None when the decoder goes past it.
@@ -97,6 +97,14 @@ class _Decoding:
                 raise DecodeError(f"damaged: {describe(error)}", stage="decode") from error
             if self._current is None:
                 return None
+            if self._is_first_after_seek:
+                self._is_first_after_seek = False
+                # Intra-refresh streams mark places to join as keyframes, from where pictures heal slowly.
+                if not self._current.key_frame:
+                    return None
+            if self._current.is_corrupt:
+                at = "" if self._current.time is None else f" stamped {self._current.time:.3f} s"
+                raise DecodeError(f"the frame{at} is damaged", stage="decode")
             if self._by_order:
                 self._stamp += 1
             elif self._current.pts is not None:

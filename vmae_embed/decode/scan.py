@@ -28,6 +28,9 @@ _REDIRECTING = {"hls", "dash", "concat", "sdp", "rtsp", "imf", "webm_dash_manife
 # Matroska states its duration; a file cut short by more than this is reported, not passed off as whole.
 _DURATION_SLACK_S = 0.5
 
+# Of a stream's frames, so many must have a time of their own. A few repeat one where recordings were joined.
+_DISTINCT_TIMES = 0.9
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -126,6 +129,8 @@ def _assemble(container: InputContainer, stream: VideoStream, found: _Found, *, 
     if base is None:
         raise DecodeError("the stream has no time base", stage="timeline")
     unique = np.unique(np.array(found.pts, dtype=np.int64))
+    if len(unique) < _DISTINCT_TIMES * len(found.pts):
+        raise DecodeError(f"{len(found.pts)} frames share {len(unique)} timestamps", stage="timeline")
     # Players put zero at the container's start; a negative start is audio priming, which they cut.
     zero_s = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
     zero = min(zero_s / base, Fraction(int(unique[0])))

@@ -22,10 +22,9 @@ _MOST_TRAINING_A_CELL = 64
 _TRAINING_CODES = 16 * _TRAINING_A_CELL
 
 # PQ candidates re-ranked exactly for each hit asked for. Of 4-bit codes with 4 numbers each, k x 8
-# gave recall 0.998 on 100,000 clustered vectors and k x 16 gave 0.997 on a million.
-CANDIDATES_A_HIT = 16
-# And as many for a single hit as the recall was measured with.
-_FEWEST_CANDIDATES = 160
+# gave recall 0.998 on 100,000 clustered vectors and k x 16 gave 0.997 on a million; tight clusters
+# need more.
+_CANDIDATES_A_HIT = (16, 64)
 
 _RECALL_AT = 10
 _RECALL_AIMED_AT = 0.99
@@ -41,12 +40,15 @@ class Built:
         index: of FAISS; its ids are row numbers.
         factory: FAISS's description of it.
         nprobe: cells to visit; None for an exact index.
-        recall: share of the true 10 nearest found, on queries that were not in the index; None if exact.
+        candidates_a_hit: PQ candidates to re-rank for each hit asked for; None for an exact index.
+        recall: share of the true 10 nearest found, on queries that were not in the index. Of an
+            exact index: of the IVF-PQ that it replaces because that fell short; else None.
     """
 
     index: Any
     factory: str
     nprobe: int | None
+    candidates_a_hit: int | None
     recall: float | None
 
 
@@ -110,14 +112,17 @@ def build_index(vectors: NDArray[Any], kind: str = "auto", nlist: int | None = N
     faiss = import_faiss()
     if kind == "exact" or (kind == "auto" and nlist is None and count < _SMALLEST_IVFPQ):
         return _exact(faiss, vectors)
-    return _ivfpq(faiss, vectors, nlist or _choose_nlist(count))
+    built = _ivfpq(faiss, vectors, nlist or _choose_nlist(count))
+    if kind == "auto" and nlist is None and built.recall is not None and built.recall < _RECALL_AIMED_AT:
+        return _exact(faiss, vectors, built.recall)
+    return built
 
 
-def _exact(faiss: Any, vectors: NDArray[Any]) -> Built:
+def _exact(faiss: Any, vectors: NDArray[Any], recall: float | None = None) -> Built:
     index = faiss.IndexFlatIP(vectors.shape[1])
     for start in range(0, len(vectors), _BLOCK):
         index.add(_float32(vectors[start : start + _BLOCK]))
-    return Built(index, "Flat", None, None)
+    return Built(index, "Flat", None, None, recall)
 
 
 def _choose_nlist(count: int) -> int:
@@ -134,7 +139,7 @@ def _ivfpq(faiss: Any, vectors: NDArray[Any], nlist: int) -> Built:
     index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 1234
     order = np.random.default_rng(0).permutation(count)
-    index.train(_float32(vectors[np.sort(order[: nlist * _MOST_TRAINING_A_CELL])]))
+    index.train(_float32(vectors[np.sort(order[: max(nlist * _MOST_TRAINING_A_CELL, 10 * _TRAINING_CODES)])]))
 
     # Queries that are in the index find themselves, which says little: these are added last.
     held_out = np.sort(order[: min(_TUNING_QUERIES, count // 10)])
@@ -143,22 +148,28 @@ def _ivfpq(faiss: Any, vectors: NDArray[Any], nlist: int) -> Built:
     for start in range(0, count, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, count))
         _add(index, vectors, rows[~is_held_out[rows]])
-    nprobe, recall = _tune(faiss, index, vectors, held_out)
+    nprobe, candidates, recall = _tune(faiss, index, vectors, held_out)
     _add(index, vectors, held_out)
-    return Built(index, factory, nprobe, recall)
+    return Built(index, factory, nprobe, candidates, recall)
 
 
-def _tune(faiss: Any, index: Any, vectors: NDArray[Any], held_out: NDArray[np.int64]) -> tuple[int, float]:
-    """Find the fewest cells that reach the recall aimed at."""
+def _tune(faiss: Any, index: Any, vectors: NDArray[Any], held_out: NDArray[np.int64]) -> tuple[int, int, float]:
+    """Find the fewest cells and candidates that reach the recall aimed at, or come nearest to it."""
     queries = _float32(vectors[held_out])
     _, truth = exact_search(vectors, queries, _RECALL_AT, leave_out=held_out)
-    nprobe, recall = 4, 0.0
-    while recall < _RECALL_AIMED_AT and nprobe < index.nlist:
-        nprobe = min(nprobe * 2, index.nlist)
-        _, found = ivfpq_search(faiss, index, vectors, queries, _RECALL_AT, nprobe)
-        hits = [len(np.intersect1d(a, b)) for a, b in zip(truth, found, strict=True)]
-        recall = float(np.mean(hits)) / min(_RECALL_AT, truth.shape[1])
-    return nprobe, recall
+    nprobe, candidates, recall = 0, 0, 0.0
+    for candidates in _CANDIDATES_A_HIT:
+        nprobe = min(8, index.nlist)
+        while True:
+            _, found = ivfpq_search(faiss, index, vectors, queries, _RECALL_AT, nprobe, candidates)
+            hits = [len(np.intersect1d(a, b)) for a, b in zip(truth, found, strict=True)]
+            recall = float(np.mean(hits)) / min(_RECALL_AT, truth.shape[1])
+            if recall >= _RECALL_AIMED_AT:
+                return nprobe, candidates, recall
+            if nprobe == index.nlist:
+                break
+            nprobe = min(nprobe * 2, index.nlist)
+    return nprobe, candidates, recall
 
 
 def _add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
@@ -167,7 +178,13 @@ def _add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
 
 
 def ivfpq_search(
-    faiss: Any, index: Any, vectors: NDArray[Any], queries: NDArray[np.floating[Any]], k: int, nprobe: int
+    faiss: Any,
+    index: Any,
+    vectors: NDArray[Any],
+    queries: NDArray[np.floating[Any]],
+    k: int,
+    nprobe: int,
+    candidates_a_hit: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search an IVF-PQ index and re-rank its candidates by their stored vectors.
 
@@ -176,7 +193,8 @@ def ivfpq_search(
         there are fewer.
     """
     parameters = faiss.SearchParametersIVF(nprobe=nprobe)
-    wanted = min(max(k * CANDIDATES_A_HIT, _FEWEST_CANDIDATES), len(vectors))
+    # As many for a single hit as the recall was measured with.
+    wanted = min(max(k, _RECALL_AT) * candidates_a_hit, len(vectors))
     _, candidates = index.search(_float32(normalise(queries)), wanted, params=parameters)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)

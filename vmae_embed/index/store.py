@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +37,19 @@ class Index:
         """Read an index that lies in a folder; use `build` or `open`."""
         self.library = library
         try:
-            self.about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-            if self.about["format"] != FORMAT:
-                raise ValueError(f"format {self.about['format']}; this version reads format {FORMAT}")
+            self.about = _read_about(folder)
             self._vectors: NDArray[Any] = np.load(folder / _VECTORS, mmap_mode="r")
             with pa.memory_map(str(folder / _CLIPS)) as source:
                 self.clips: pa.Table = pa.ipc.open_file(source).read_all()
+            # An exact search reads the vectors alone.
             self._index: Any = None
-            self._faiss_file = folder / _FAISS
+            if self.about["nprobe"] is not None:
+                self._index = import_faiss().read_index(str(folder / _FAISS))
+            if _read_about(folder) != self.about:
+                raise ValueError("it was rebuilt while it was read; try again")
             if not self.clips.num_rows == len(self._vectors) == self.about["vectors"]:
                 raise ValueError("its files hold different numbers of clips")
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, pa.ArrowException) as error:
             detail = " ".join(str(error).split())[:200]
             raise SearchIndexError(
                 f"{folder}: cannot be read ({detail}); run `vmae-embed index {library.path} --rebuild`"
@@ -81,20 +85,19 @@ class Index:
         if cls.is_current(library):
             return cls(library, library.index_path)
         try:
-            return cls.build(library, kind=_last_kind(library))
+            return cls.build(library, **_last_choice(library))
+        except UsageError:
+            return cls.build(library)  # fewer clips than the last choice needs
         except LibraryError:
             with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
                 _build_into(Path(folder), library, "auto", None)
-                index = cls(library, Path(folder))
-                index._load_faiss()
-                return index
+                return cls(library, Path(folder))  # the files live on while they are mapped
 
     @staticmethod
     def is_current(library: Library) -> bool:
         """Whether the stored index is of the library's present clips."""
         try:
-            about = json.loads((library.index_path / _ABOUT).read_text(encoding="utf-8"))
-            return bool(about["state"] == library.state() and about["format"] == FORMAT)
+            return bool(_read_about(library.index_path)["state"] == library.state())
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -130,23 +133,15 @@ class Index:
         k = min(k, len(self))
         if exact or self.about["nprobe"] is None:
             return exact_search(self._vectors, queries, k)
-        scores, rows = ivfpq_search(import_faiss(), self._load_faiss(), self._vectors, queries, k, self.about["nprobe"])
+        about = self.about
+        scores, rows = ivfpq_search(
+            import_faiss(), self._index, self._vectors, queries, k, about["nprobe"], about["candidates_a_hit"]
+        )
         # The visited cells may hold fewer than were asked for; those queries deserve better.
         short = (rows < 0).any(axis=1)
         if short.any():
             scores[short], rows[short] = exact_search(self._vectors, queries[short], k)
         return scores, rows
-
-    def _load_faiss(self) -> Any:
-        if self._index is None:
-            faiss = import_faiss()
-            try:
-                self._index = faiss.read_index(str(self._faiss_file))
-            except RuntimeError as error:
-                raise SearchIndexError(
-                    f"{self._faiss_file}: cannot be read; run `vmae-embed index {self.library.path} --rebuild`"
-                ) from error
-        return self._index
 
     def verify(self) -> list[str]:
         """Check the index against its library; one line for each thing that is wrong."""
@@ -154,8 +149,12 @@ class Index:
         if not self.is_current(self.library):
             problems.append("index: behind the shards; run `vmae-embed index` to bring it up to date")
             return problems
-        if self._load_faiss().ntotal != len(self):
-            problems.append(f"index: FAISS holds {self._index.ntotal} vectors, the shards {len(self)}")
+        try:
+            held = import_faiss().read_index(str(self.library.index_path / _FAISS)).ntotal
+        except RuntimeError:
+            held = "an unreadable number of"
+        if held != len(self):
+            problems.append(f"index: FAISS holds {held} vectors, the shards {len(self)}")
         row = 0
         for shard in self.library.shards(["clip_id", "embedding"]):
             ids = shard["clip_id"].to_pylist()
@@ -171,7 +170,8 @@ class Index:
 def _build_into(folder: Path, library: Library, kind: str, nlist: int | None) -> None:
     if kind not in KINDS:
         raise UsageError(f"factory={kind!r}: choose one of {', '.join(KINDS)}")
-    state, count = library.state(), len(library)
+    units = library.units()  # those of now, whatever an extraction adds meanwhile
+    state, count = library.state(units), library.count(units)
     if not count:
         raise SearchIndexError(
             f"{library.path}: holds no clips to index; `vmae-embed failures {library.path}` says why"
@@ -180,54 +180,75 @@ def _build_into(folder: Path, library: Library, kind: str, nlist: int | None) ->
         folder.mkdir(exist_ok=True)
         # Without index.json there is no index: a kill from here on leaves none, not a mixed one.
         (folder / _ABOUT).unlink(missing_ok=True)
-        vectors = _write_rows(folder, library, count)
+        vectors = _write_rows(folder, library, units, count)
         built = build_index(vectors, kind, nlist)
         _write_faiss(folder, built)
         about = {
             "format": FORMAT,
             "state": state,
             "kind": kind,
+            "nlist": nlist,
             "factory": built.factory,
             "vectors": count,
             "nprobe": built.nprobe,
+            "candidates_a_hit": built.candidates_a_hit,
             "recall_at_10": built.recall,
         }
-        temporary = folder / f".{_ABOUT}.tmp"
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / _ABOUT)
+        with _replacing(folder / _ABOUT) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def _write_rows(folder: Path, library: Library, count: int) -> NDArray[Any]:
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a file a name only when it is whole; whoever has the old one open keeps that."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    yield temporary
+    temporary.replace(path)
+
+
+def _write_rows(folder: Path, library: Library, units: list[str], count: int) -> NDArray[Any]:
     """Write vectors and clips, shard by shard, in the order of FAISS's ids."""
     stored = np.dtype(library.config.stored)
-    vectors = np.lib.format.open_memmap(folder / _VECTORS, "w+", dtype=stored, shape=(count, library.width))
     carried = list(library.config.columns)
     schema = pa.schema([library.schema.field(name) for name in [*_CLIP_COLUMNS, *carried]])
     row = 0
-    with pa.OSFile(str(folder / _CLIPS), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for shard in library.shards([*schema.names, "embedding"]):
-            matrix = normalise(to_matrix(shard["embedding"], library.width))
-            vectors[row : row + len(matrix)] = matrix
-            row += len(matrix)
-            rows = pa.concat_tables([schema.empty_table(), shard.drop_columns("embedding")], promote_options="default")
-            writer.write_table(rows.select(schema.names))
-    vectors.flush()
+    with _replacing(folder / _VECTORS) as vectors_file, _replacing(folder / _CLIPS) as clips_file:
+        vectors = np.lib.format.open_memmap(vectors_file, "w+", dtype=stored, shape=(count, library.width))
+        with pa.OSFile(str(clips_file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for shard in library.shards([*schema.names, "embedding"], units):
+                matrix = normalise(to_matrix(shard["embedding"], library.width))
+                vectors[row : row + len(matrix)] = matrix
+                row += len(matrix)
+                rows = pa.concat_tables(
+                    [schema.empty_table(), shard.drop_columns("embedding")], promote_options="default"
+                )
+                writer.write_table(rows.select(schema.names))
+        vectors.flush()
     return vectors
 
 
 def _write_faiss(folder: Path, built: Built) -> None:
     try:
-        import_faiss().write_index(built.index, str(folder / _FAISS))
+        with _replacing(folder / _FAISS) as temporary:
+            import_faiss().write_index(built.index, str(temporary))
     except RuntimeError as error:
         raise OSError(f"FAISS: {error}") from error
 
 
-def _last_kind(library: Library) -> str:
-    """The kind that the user last asked for, which bringing up to date keeps."""
+def _read_about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    if about["format"] != FORMAT:
+        raise ValueError(f"format {about['format']}; this version reads format {FORMAT}")
+    return about
+
+
+def _last_choice(library: Library) -> dict[str, Any]:
+    """What the user last asked for, which bringing up to date keeps where it still can be had."""
     try:
-        kind = json.loads((library.index_path / _ABOUT).read_text(encoding="utf-8"))["kind"]
+        about = _read_about(library.index_path)
     except (OSError, ValueError, KeyError, TypeError):
-        return "auto"
-    return kind if kind in KINDS else "auto"
+        return {}
+    kind, nlist = about.get("kind"), about.get("nlist")
+    return {"kind": kind, "nlist": nlist} if kind in KINDS and (nlist is None or isinstance(nlist, int)) else {}

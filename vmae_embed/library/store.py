@@ -159,21 +159,30 @@ class Library:
                         )
         return videos
 
-    def shards(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory."""
+    def shards(self, columns: list[str] | None = None, units: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory.
+
+        Args:
+            columns: to read; None for all.
+            units: whose; None for all that are complete now.
+        """
         schema = pa.schema([field for field in self.schema if columns is None or field.name in columns])
-        for unit in self.units():
+        for unit in self.units() if units is None else units:
             yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns)
 
-    def state(self) -> str:
+    def state(self, units: list[str] | None = None) -> str:
         """Changes when the clip rows do; read from the directory alone."""
         digest = hashlib.sha256()
-        for unit in self.units():
+        for unit in self.units() if units is None else units:
             digest.update(f"{unit} {(self._clips / f'{unit}.parquet').stat().st_size}\n".encode())
         return digest.hexdigest()
 
+    def count(self, units: list[str]) -> int:
+        """Clips of some units."""
+        return sum(count_rows(self._clips / f"{unit}.parquet") for unit in units)
+
     def __len__(self) -> int:
-        return sum(count_rows(self._clips / f"{unit}.parquet") for unit in self.units())
+        return self.count(self.units())
 
     @property
     def width(self) -> int:
