@@ -136,6 +136,25 @@ def test_a_changed_file_is_not_taken_for_the_librarys(made, tmp_path):
     assert asked
 
 
+def test_a_file_by_another_path_or_touched_is_still_itself(made, tmp_path):
+    root, encoder, _ = made
+    shutil.copytree(root / "videos", tmp_path / "videos")
+    index = Index.build(ve.extract(tmp_path / "videos", tmp_path / "lib", encoder=encoder, workers=1))
+    (tmp_path / "link").symlink_to(tmp_path / "videos")
+    by_link = search(index, tmp_path / "link/v1.mp4", encoder=forbidden, k=50)
+    assert "v1.mp4" not in {hit.video_id for hit in by_link}
+    (tmp_path / "videos/v1.mp4").touch()
+    touched = search(index, tmp_path / "videos/v1.mp4", encoder=encoder, k=50)
+    assert "v1.mp4" not in {hit.video_id for hit in touched}
+
+
+@pytest.mark.parametrize("form", ["0,2.133", "npt:0,2.133", "0:00,0:02.133", "0:00:00,0:00:02.133"])
+def test_moments_in_every_w3c_form(made, form):
+    _, _, index = made
+    (hit,) = search(index, f"v1.mp4#t={form}", encoder=forbidden, k=1, include_self=True)
+    assert hit.clip_id == "v1.mp4#t=0.000,2.133"
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

@@ -108,14 +108,15 @@ def read_labels(path: Path, *, label: str = "label", group: str | None = None) -
 
     Args:
         path: the file.
-        label: column of the labels: text or whole numbers.
+        label: column of the labels: text, which is all that a CSV holds, or whole numbers.
         group: column of the groups that a split must keep whole; read as text.
 
     Raises:
         UsageError: the file cannot be read or is empty, a column is missing or of the wrong
             type, a value is missing, or two rows disagree on one clip or video.
     """
-    table = read_table(path, text=KEY_COLUMNS)
+    # As written: a CSV's 01 and 1 are two labels, and a date is one.
+    table = read_table(path, text=[*KEY_COLUMNS, label, *([group] if group else [])])
     key = next((name for name in KEY_COLUMNS if name in table.column_names), None)
     if key is None:
         raise UsageError(f"{path}: needs a column {', '.join(KEY_COLUMNS)}; has {_columns(table)}")

@@ -44,14 +44,14 @@ class _Query:
     Attributes:
         clips: Q of them.
         vectors: ``(Q, D)``.
-        video_id: of the library's video that it is part of; None if it is of none.
+        video_ids: of the library's videos that it is part of; one file may be in it under several.
         start_s: where in that video it begins, in seconds.
         end_s: where it ends.
     """
 
     clips: list[QueryClip]
     vectors: NDArray[np.float32]
-    video_id: str | None = None
+    video_ids: frozenset[str] = frozenset()
     start_s: float = 0.0
     end_s: float = float("inf")
 
@@ -130,7 +130,7 @@ def _keep(
     for score, row, query in ranked:
         clip = {name: index.clips[name][row].as_py() for name in index.clips.column_names}
         video = clip["video_id"]
-        is_self = video == asked.video_id and clip["start_s"] < asked.end_s and clip["end_s"] > asked.start_s
+        is_self = video in asked.video_ids and clip["start_s"] < asked.end_s and clip["end_s"] > asked.start_s
         if (is_self and not include_self) or (group_by == "video" and video in videos):
             continue
         videos.add(video)
@@ -165,30 +165,40 @@ def _resolve(
         return _from_array(index, _load_array(text), Path(text).name)
     rows = _rows(index, "clip_id", text)
     if len(rows):
-        return _from_rows(index, rows)
+        return _from_rows(index, rows, frozenset(_values(index, "video_id", rows)))
     name, start_s, end_s = (text, None, None) if os.path.isfile(text) else split_fragment(text)
     path = os.path.abspath(os.path.expanduser(name))
     if os.path.isfile(path):
-        rows = _rows(index, "path", path)
+        known = _rows_of_file(index, path)
         status = os.stat(path)
-        here = Video(name, path, status.st_size, status.st_mtime_ns)
-        rows = rows[[value == here.fingerprint for value in _values(index, "fingerprint", rows)]] if len(rows) else rows
+        fingerprint = Video(name, path, status.st_size, status.st_mtime_ns).fingerprint
+        is_current = fingerprint in _values(index, "fingerprint", known)
     else:
-        rows = _rows(index, "video_id", name)
-        if not len(rows):
+        known = _rows(index, "video_id", name)
+        if not len(known):
             raise QueryError(
                 f"{text}: neither a file nor a clip or video of the library, "
                 f"whose clip ids look like {index.clips['clip_id'][0]}"
             )
-        path = _values(index, "path", rows)[0]
-    if len(rows) and start_s is None:
-        return _from_rows(index, rows, whole_video=True)
-    video_id = _values(index, "video_id", rows)[0] if len(rows) else None
-    if start_s is not None and end_s is not None and video_id is not None:
-        same = _rows(index, "clip_id", clip_id(video_id, start_s, end_s))
-        if len(same):
-            return _from_rows(index, same)
-    return _from_file(index, name, path, start_s, end_s, video_id, encoder, decoder)
+        path = _values(index, "path", known)[0]
+        is_current = True
+    video_ids = frozenset(_values(index, "video_id", known))
+    if is_current and start_s is None:
+        return _from_rows(index, known, video_ids, whole_video=True)
+    if is_current and start_s is not None and end_s is not None:
+        same = [_rows(index, "clip_id", clip_id(video_id, start_s, end_s)) for video_id in sorted(video_ids)]
+        if len(rows := np.concatenate(same)):
+            return _from_rows(index, rows[:1], video_ids)
+    return _from_file(index, name, path, start_s, end_s, video_ids, encoder, decoder)
+
+
+def _rows_of_file(index: Index, path: str) -> NDArray[np.int64]:
+    """Rows of a file's clips, by whatever path it was extracted: links lead to it, too."""
+    real = os.path.realpath(path)
+    names = {os.path.basename(path), os.path.basename(real)}
+    paths = index.clips["path"].unique().to_pylist()
+    same = [known for known in paths if os.path.basename(known) in names and os.path.realpath(known) == real]
+    return np.flatnonzero(np.asarray(pc.is_in(index.clips["path"], pa.array(same, pa.string()))))
 
 
 def _from_file(
@@ -197,7 +207,7 @@ def _from_file(
     path: str,
     start_s: float | None,
     end_s: float | None,
-    video_id: str | None,
+    video_ids: frozenset[str],
     encoder: Encoder | Callable[[], Encoder] | None,
     decoder: str,
 ) -> _Query:
@@ -226,7 +236,7 @@ def _from_file(
         QueryClip(clip_id(name, batch.span.start_s, batch.span.end_s), path, batch.span.start_s, batch.span.end_s)
         for batch in batches
     ]
-    return _Query(clips, np.concatenate(vectors), video_id, clips[0].start_s, clips[-1].end_s)
+    return _Query(clips, np.concatenate(vectors), video_ids, clips[0].start_s, clips[-1].end_s)
 
 
 def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None) -> Encoder:
@@ -243,13 +253,14 @@ def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None)
     return encoder
 
 
-def _from_rows(index: Index, rows: NDArray[np.int64], *, whole_video: bool = False) -> _Query:
+def _from_rows(
+    index: Index, rows: NDArray[np.int64], video_ids: frozenset[str], *, whole_video: bool = False
+) -> _Query:
     columns = ("clip_id", "path", "start_s", "end_s")
     clips = [QueryClip(*values) for values in zip(*(_values(index, name, rows) for name in columns), strict=True)]
-    video_id = _values(index, "video_id", rows)[0]
     if whole_video:
-        return _Query(clips, index.vectors(rows), video_id)
-    return _Query(clips, index.vectors(rows), video_id, clips[0].start_s, clips[0].end_s)
+        return _Query(clips, index.vectors(rows), video_ids)
+    return _Query(clips, index.vectors(rows), video_ids, clips[0].start_s, clips[0].end_s)
 
 
 def _from_array(index: Index, array: NDArray[np.floating[Any]], name: str) -> _Query:
