@@ -332,7 +332,7 @@ def test_a_manifests_columns_are_carried(case):
     table = Library.open(case.lib).table()
     rows = {row["video_id"]: (row["label"], row["take"], row["place"]) for row in table.to_pylist()}
     assert rows == {
-        "videos/0.mp4": ("cat", 1, None),
+        "videos/0.mp4": ("cat", 1, "here"),  # held already; its rows are given what is new
         "videos/1.mp4": ("dog", 2, None),
         "videos/2.mp4": ("cow", None, "there"),
     }

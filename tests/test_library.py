@@ -386,10 +386,9 @@ def test_a_removed_video_can_be_added_again(library):
     assert set(library.held()) == ALL
 
 
-def test_the_state_changes_with_the_rows_and_with_nothing_else(library):
+def test_the_state_changes_with_the_shards_and_with_nothing_else(library):
     seen = [library.state()]
     library.carry_columns({"n": "int64"})
-    library.write_unit("u2", rows(Library(library.path, CONFIG), video("d.mp4")), [])
     (library.path / "clips/.u9.parquet.tmp").touch()
     assert [library.state(), Library.open(library.path).state()] == seen * 2
     library.write_unit("u4", rows(library, video("g.mp4", n=1)), [])
@@ -853,3 +852,22 @@ def test_damage_in_one_shard_hides_none_in_another(library):
     first, second = verify(library)
     assert first.startswith(f"{shard(library)}: cannot be read (")
     assert second == "clips/u2.parquet: 1 embeddings are all zero"
+
+
+def test_listed_paths_and_columns_reach_clips_that_are_held(library):
+    library.carry_columns({"n": "int64", "x": "double"})
+    library.write_unit("u1", rows(library, video("a.mp4", n=1, x=float("nan")), video("b.mp4", n=2)), [])
+    embeddings, state = library.embeddings(), library.state()
+    same = [video("a.mp4", n=1, x=float("nan")), video("b.mp4", n=2)]
+    assert library.update_videos(same, ["n", "x"]) == 0
+    assert library.update_videos([video("a.mp4")], []) == 0  # a folder says nothing of columns
+    assert library.state() == state
+    moved = dataclasses.replace(video("b.mp4", n=5), path="/elsewhere/b.mp4")
+    changed_file = video("a.mp4", size=2, n=9)
+    assert library.update_videos([changed_file, moved], ["n", "x"]) == 1
+    held = {row["video_id"]: row for row in library.table(["video_id", "path", "n"]).to_pylist()}
+    assert (held["b.mp4"]["n"], held["b.mp4"]["path"]) == (5, "/elsewhere/b.mp4")
+    assert (held["a.mp4"]["n"], held["a.mp4"]["path"]) == (1, "/videos/a.mp4")
+    assert np.array_equal(library.embeddings(), embeddings)
+    assert library.state() != state
+    assert verify(library) == []

@@ -41,6 +41,7 @@ class Summary:
         known_failures: videos that failed in earlier runs and were not tried again.
         vanished: videos in the library that no source lists any more.
         pruned: of them, removed.
+        updated: held videos whose path or carried columns are listed otherwise now.
         ignored: files in folders that are no videos by their suffix, counted by suffix.
         seconds: wall time.
     """
@@ -53,6 +54,7 @@ class Summary:
     known_failures: int = 0
     vanished: int = 0
     pruned: int = 0
+    updated: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
@@ -141,8 +143,7 @@ def run(
     if video_timeout_s is not None and not video_timeout_s > 0:
         raise UsageError(f"video-timeout={video_timeout_s:g}: give seconds, above 0")
     listing = list_videos(sources, glob=glob)
-    opened = _open_or_create(Path(library), encoder, sampling, stored)
-    with opened.lock():
+    with Library.writing(library, _describe_run(encoder, sampling, stored)) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()
         plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
@@ -150,6 +151,7 @@ def run(
         summary.known_failures = _count_known_failures(listing, held, plan)
         opened.remove_videos(plan.stale | (plan.vanished if prune else set()))
         summary.pruned = len(plan.vanished) if prune else 0
+        summary.updated = opened.update_videos(listing.videos, listing.columns)
         if plan.failures:
             members = [(failure.video_id, failure.fingerprint) for failure in plan.failures]
             opened.write_unit(unit_name(members), opened.schema.empty_table(), plan.failures)
@@ -178,8 +180,8 @@ def _count_known_failures(listing: Listing, held: Mapping[str, Held], plan: Plan
     return sum(1 for key in listed - plan.stale if key in held and held[key].failed)
 
 
-def _open_or_create(folder: Path, encoder: Encoder, sampling: Sampling, stored: str) -> Library:
-    config = LibraryConfig(
+def _describe_run(encoder: Encoder, sampling: Sampling, stored: str) -> LibraryConfig:
+    return LibraryConfig(
         encoder=encoder.identity,
         sampling=sampling,
         preprocessing=encoder.preprocessing,
@@ -187,11 +189,6 @@ def _open_or_create(folder: Path, encoder: Encoder, sampling: Sampling, stored: 
         columns={},
         versions={name: metadata.version(name) for name in _VERSIONED},
     )
-    if not os.path.exists(folder / "library.json"):
-        return Library.create(folder, config)
-    library = Library.open(folder)
-    library.check_continuable(config)
-    return library
 
 
 def _processors() -> int:

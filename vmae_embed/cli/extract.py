@@ -157,6 +157,8 @@ def _report(summary: Summary, output: str) -> int:
     if summary.ignored:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in summary.ignored.most_common(5))
         say(f"not videos by their suffix, left out: {kinds} (--glob '*' takes all)")
+    if summary.updated:
+        say(f"{summary.updated:,} of those have other paths or manifest columns now, which their clips were given")
     if summary.pruned:
         say(f"{summary.pruned:,} videos that no source lists were removed")
     elif summary.vanished:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -151,6 +152,33 @@ def misfits(found: pa.Schema, wanted: pa.Schema, optional: Collection[str] = ())
         for field in wanted
         if types.get(field.name, field.type if field.name in optional else None) != field.type
     ]
+
+
+def is_outdated(row: Mapping[str, Any], video: Video, columns: Collection[str]) -> bool:
+    """Whether a held clip's path or carried values are not those that its video is listed with."""
+    if row["fingerprint"] != video.fingerprint:
+        return False
+    pairs = [(row["path"], video.path), *((row.get(name), video.columns.get(name)) for name in columns)]
+    return any(a != b and not (a != a and b != b) for a, b in pairs)  # NaN is NaN
+
+
+def with_listed_values(clips: pa.Table, videos: Mapping[str, Video], columns: Collection[str]) -> pa.Table:
+    """Replace paths and carried values by those that videos, by id, are listed with."""
+    ids = clips["video_id"].to_pylist()
+    for name in ("path", *columns):
+        values = clips[name].to_pylist()
+        for row, video_id in enumerate(ids):
+            if video_id in videos:
+                video = videos[video_id]
+                values[row] = video.path if name == "path" else video.columns.get(name)
+        place = clips.schema.get_field_index(name)
+        clips = clips.set_column(place, clips.schema.field(place), pa.array(values, clips.schema.field(place).type))
+    return clips
+
+
+def without_videos(table: pa.Table, video_ids: Collection[str]) -> pa.Table:
+    """Leave out the rows of some videos."""
+    return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(sorted(video_ids), pa.string()))))
 
 
 def count_rows(path: Path) -> int:

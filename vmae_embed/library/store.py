@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError, LibraryLocked, UsageError
@@ -27,11 +26,14 @@ from vmae_embed.library.shards import (
     clip_schema,
     count_rows,
     failure_rows,
+    is_outdated,
     read_shard,
+    with_listed_values,
+    without_videos,
     write_shard,
 )
 from vmae_embed.preprocess import Preprocessing
-from vmae_embed.records import Failure
+from vmae_embed.records import Failure, Video
 
 _HELD_SCHEMA = pa.schema([(name, pa.string()) for name in ("video_id", "path", "fingerprint")])
 
@@ -86,22 +88,51 @@ class Library:
         Raises:
             LibraryError: there is something else in the directory, or it cannot be written to.
         """
-        folder = Path(path)
-        # All that a run killed while it made a library leaves; the new one's overwrites it.
-        leftover = temporary_name(folder / "library.json").name
-        try:
-            foreign = set(os.listdir(folder)) - {leftover}
-        except FileNotFoundError:
-            foreign = set()
-        except NotADirectoryError:
-            raise LibraryError(f"{folder}: a file, not a directory; give another name after -o") from None
-        except OSError as error:
-            raise LibraryError(f"{folder}: cannot be read ({error.strerror}); give another name after -o") from error
-        if foreign:
-            raise LibraryError(f"{folder}: not a library, and not empty; give a new directory after -o")
-        library = cls(folder, config)
+        library = cls(Path(path), config)
+        library._require_own_place()
         library._write_config()
         return library
+
+    @classmethod
+    @contextlib.contextmanager
+    def writing(cls, path: str | Path, config: LibraryConfig) -> Iterator[Library]:
+        """Open a library for a run that writes to it, or make it; other runs are kept out.
+
+        Raises:
+            LibraryLocked: another run is writing to it.
+            LibraryError: the directory is something else, or cannot be written to.
+            IdentityMismatch: the library was made otherwise.
+        """
+        library = cls(Path(path), config)
+        if not os.path.exists(library.path / "library.json"):
+            library._require_own_place()
+            try:
+                library.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LibraryError(f"{library.path}: cannot be made ({error.strerror}); give another name") from error
+        with library.lock():
+            # Looked at again, now that nobody else can make or change it.
+            if os.path.exists(library.path / "library.json"):
+                library.config = cls.open(path).config
+                library.check_continuable(config)
+            else:
+                library._require_own_place()
+                library._write_config()
+            yield library
+
+    def _require_own_place(self) -> None:
+        # All that a run killed while it made a library leaves; the new one's overwrites it.
+        leftover = temporary_name(self.path / "library.json").name
+        try:
+            foreign = set(os.listdir(self.path)) - {leftover}
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise LibraryError(f"{self.path}: a file, not a directory; give another name after -o") from None
+        except OSError as error:
+            raise LibraryError(f"{self.path}: cannot be read ({error.strerror}); give another name after -o") from error
+        if foreign:
+            raise LibraryError(f"{self.path}: not a library, and not empty; give a new directory after -o")
 
     # What it holds -------------------------------------------------------------------------------
 
@@ -174,7 +205,8 @@ class Library:
         """Changes when the clip rows do; read from the directory alone."""
         digest = hashlib.sha256()
         for unit in self.units() if units is None else units:
-            digest.update(f"{unit} {(self._clips / f'{unit}.parquet').stat().st_size}\n".encode())
+            status = (self._clips / f"{unit}.parquet").stat()
+            digest.update(f"{unit} {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
     def count(self, units: list[str]) -> int:
@@ -261,8 +293,10 @@ class Library:
         for unit in sorted({held[video_id].unit for video_id in video_ids if video_id in held}):
             clips_path, failures_path = (folder / f"{unit}.parquet" for folder in (self._clips, self._failures))
             # Checked: rewriting a damaged page would give it a checksum that fits.
-            clips = _without(read_shard(clips_path, check=True), video_ids)
-            failures = _without(read_shard(failures_path, check=True), video_ids) if failures_path.exists() else None
+            clips = without_videos(read_shard(clips_path, check=True), video_ids)
+            failures = (
+                without_videos(read_shard(failures_path, check=True), video_ids) if failures_path.exists() else None
+            )
             if not clips.num_rows and (failures is None or not failures.num_rows):
                 # Without its clips shard the unit is gone; a kill here leaves an orphan for `lock` to clear.
                 clips_path.unlink()
@@ -274,6 +308,36 @@ class Library:
                 write_shard(failures_path, failures)
             else:
                 failures_path.unlink(missing_ok=True)
+
+    def update_videos(self, videos: Collection[Video], columns: Collection[str]) -> int:
+        """Give held clips the paths and carried values that their videos are listed with now.
+
+        Args:
+            videos: as listed; those whose files changed are left alone.
+            columns: carried by the present listing.
+
+        Returns:
+            How many videos' rows were rewritten.
+        """
+        listed = {video.id: video for video in videos}
+        wanted = {"video_id", "path", "fingerprint", *columns}
+        schema = pa.schema([field for field in self.schema if field.name in wanted])
+        changed = 0
+        for unit in self.units():
+            path = self._clips / f"{unit}.parquet"
+            table = read_shard(path, schema, optional=columns, check=True)
+            stale = {
+                row["video_id"]
+                for row in table.group_by(table.column_names).aggregate([]).to_pylist()
+                if row["video_id"] in listed and is_outdated(row, listed[row["video_id"]], columns)
+            }
+            if stale:
+                clips = pa.concat_tables(
+                    [self.schema.empty_table(), read_shard(path, check=True)], promote_options="default"
+                )
+                write_shard(path, with_listed_values(clips, {name: listed[name] for name in stale}, columns))
+                changed += len(stale)
+        return changed
 
     def carry_columns(self, columns: Mapping[str, str]) -> None:
         """Make room for a manifest's columns.
@@ -315,10 +379,6 @@ def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     """Turn an ``embedding`` column into ``(B, D)`` float32."""
     chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
     return np.concatenate([np.empty((0, width), np.float32), *chunks]).astype(np.float32, copy=False)
-
-
-def _without(table: pa.Table, video_ids: Collection[str]) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(sorted(video_ids), pa.string()))))
 
 
 def _write_bytes(data: bytes, file: BinaryIO) -> None:
