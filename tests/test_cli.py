@@ -184,7 +184,7 @@ def test_sampling_that_differs_is_refused_with_both_named(made, run):
     arguments = ["extract", made / "videos", "-o", made / "lib", "--model", made / "checkpoint"]
     code, _, err = run(*arguments, "--stride", 4)
     assert code == 1
-    assert_one_line(err, "touching windows", "every 4. frame")
+    assert_one_line(err, "touching windows", "stride 4")
 
 
 READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", "x.csv"]]
@@ -217,7 +217,7 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", 
         (["search", "{lib}"], ["Missing argument 'QUERY'"]),
         (["search", "{lib}", "nothing.mp4"], ["neither a file nor a clip or video of the library"]),
         (["search", "{lib}", "{file}"], ["not a readable video"]),
-        (["search", "{lib}", "{empty}"], ["neither a file nor"]),
+        (["search", "{lib}", "{empty}"], ["a folder; search for one video"]),
         (["search", "{lib}", "v0.mp4", "-k", "0"], ["k=0"]),
         (["search", "{lib}", "v0.mp4", "-k", "many"], ["'many' is not a valid integer"]),
         (["search", "{lib}", "v0.mp4", "--format", "xml"], ["'xml' is not one of"]),
@@ -320,3 +320,16 @@ def test_vectors_from_numpy(made, run, tmp_path):
     assert len(out.splitlines()) == 2
     np.save(tmp_path / "bad.npy", np.ones(3, np.float32))
     assert_one_line(run("search", made / "lib", tmp_path / "bad.npy")[2], "takes numbers of shape (48,)")
+
+
+def test_adding_to_a_library_needs_no_option_said_again(made, run, tmp_path):
+    """Its checkpoint, pooling, precision, storage and sampling are what it says they are."""
+    arguments = ["--model", made / "checkpoint", "--pooling", "first-token", "--stride", 2, "--store", "float16"]
+    assert run("extract", made / "videos/v0.mp4", "-o", tmp_path / "lib", *arguments)[0] == 0
+    code, _, err = run("extract", made / "videos/v0.mp4", made / "videos/v1.mp4", "-o", tmp_path / "lib")
+    assert code == 0, err
+    facts = json.loads(run("info", tmp_path / "lib", "--format", "json")[1])
+    assert facts["videos"] == 2
+    assert facts["pooling"] == "first-token"
+    assert facts["embedding"] == "48 x float16"
+    assert "stride 2" in facts["sampling"]

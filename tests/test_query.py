@@ -159,8 +159,9 @@ def test_moments_in_every_w3c_form(made, form):
     ("query", "message"),
     [
         ("nothing.mp4", r"neither a file nor a clip or video of the library, whose clip ids look like v\d\.mp4#t="),
-        ("v1.mp4#t=50,60", "nothing between 50"),
-        ("v1.mp4#t=3,2", "nothing between"),
+        ("v1.mp4#t=50,60", "nothing from 50 s on to 60 s: the video shows"),
+        ("v1.mp4#t=3,2", "3 to 2 s ends before it starts"),
+        ("v1.mp4#t=abc", "not a moment"),
         ("missing.npy", "no such file"),
         ("\udcff.mp4", "neither a file"),
         ("", "neither a file"),

@@ -55,8 +55,11 @@ def run_demo(folder: Path, *, say: Callable[[str], None], observe: Observer | No
     marker = folder / "demo.json"
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not marker.exists())):
         raise UsageError(f"{folder}: not empty, and no demo; give another directory")
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"made_by": "vmae-embed demo", "seed": _SEED}) + "\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps({"made_by": "vmae-embed demo", "seed": _SEED}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
 
     videos, checkpoint, library = folder / "videos", folder / "random-videomae", folder / "library"
     if not (videos / "labels.csv").exists():
@@ -71,7 +74,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None], observe: Observer | No
     index = Index.open(summary.library)
     query = next(name for name in index.clips["clip_id"].to_pylist() if name.startswith(_QUERY))
     page = folder / "hits.html"
-    say(f"vmae-embed search {library} '{query}' --group-by video --html {page}")
+    say(f"vmae-embed search {library} '{query}' -k 8 --group-by video --html {page} --overwrite")
     hits = search(index, query, k=8, group_by="video")
     write_report(page, hits, title=f"What looks like {query}", notes=[RANDOM_WEIGHTS], overwrite=True)
     return Demo(summary.library, hits, page, query)

@@ -175,6 +175,10 @@ def _resolve(
         is_current = fingerprint in _values(index, "fingerprint", known)
     else:
         known = _rows(index, "video_id", name)
+        if name and not len(known) and os.path.isdir(path):
+            raise QueryError(f"{text}: a folder; search for one video, or a moment of it")
+        if not len(known) and start_s is None and "#t=" in text:
+            raise QueryError(f"{text}: not a moment; write it as {text.partition('#t=')[0]}#t=3,5, in seconds")
         if not len(known):
             raise QueryError(
                 f"{text}: neither a file nor a clip or video of the library, "

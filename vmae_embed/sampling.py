@@ -86,7 +86,7 @@ class Sampling:
     def __str__(self) -> str:
         if self.uniform:
             return f"{self.frames} frames spread over the whole video"
-        rate = f"every {self.stride}. frame" if self.stride else f"{self.fps:g} frames a second"
+        rate = f"stride {self.stride}" if self.stride else f"{self.fps:g} frames a second"
         if self.clips_per_video:
             windows = f"{self.clips_per_video} clips a video"
         else:
@@ -114,9 +114,12 @@ def plan_spans(
     times = timeline.times_s
     begin = max(float(times[0]), start_s if start_s is not None else 0.0)
     finish = min(timeline.end_s, end_s if end_s is not None else timeline.end_s)
+    if start_s is not None and end_s is not None and start_s >= end_s:
+        raise DecodeError(f"{start_s:g} to {end_s:g} s ends before it starts", stage="timeline")
     if begin >= finish:
         raise DecodeError(
-            f"nothing between {begin:.3f} and {finish:.3f} s: the video shows {times[0]:.3f} to {timeline.end_s:.3f} s",
+            f"nothing from {start_s or 0:g} s on{'' if end_s is None else f' to {end_s:g} s'}: "
+            f"the video shows {times[0]:.3f} to {timeline.end_s:.3f} s",
             stage="timeline",
         )
     moments = np.concatenate([[0.0], times, [timeline.end_s]])

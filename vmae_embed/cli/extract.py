@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from vmae_embed.cli.options import combine, decoder_option, device_option, dtype_option
+from vmae_embed.cli.options import combine, decoder_option, device_option
 from vmae_embed.cli.output import ProgressBar, say
 from vmae_embed.errors import UsageError
 
@@ -15,22 +17,25 @@ if TYPE_CHECKING:
     from vmae_embed.extractor import Summary
 
 _MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
+_AS_BEFORE = "[default: as the library was made; else {}]"
 
 _encoder_options = combine(
     click.option(
         "--model",
-        default=_MODEL,
         metavar="ID|DIR",
-        help="Hub id or local directory of a VideoMAE checkpoint.",
+        help=f"Hub id or local directory of a VideoMAE checkpoint. {_AS_BEFORE.format(_MODEL)}",
     ),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of the hub repository."),
     click.option(
         "--pooling",
         type=click.Choice(("mean", "first-token", "cls")),
-        default="mean",
-        help="Of the encoder's tokens; VideoMAE has no CLS token, cls means first-token.",
+        help=f"Of the tokens; VideoMAE has no CLS token, cls means first-token. {_AS_BEFORE.format('mean')}",
     ),
-    dtype_option,
+    click.option(
+        "--dtype",
+        type=click.Choice(("float32", "bfloat16", "float16")),
+        help=f"Precision of the encoder's forward pass. {_AS_BEFORE.format('float32')}",
+    ),
     device_option,
     click.option(
         "--batch-size",
@@ -40,7 +45,9 @@ _encoder_options = combine(
     ),
 )
 _sampling_options = combine(
-    click.option("--fps", type=float, metavar="RATE", help="Sample by time, so many frames a second. [default: 7.5]"),
+    click.option(
+        "--fps", type=float, metavar="RATE", help=f"Sample by time, so many frames a second. {_AS_BEFORE.format('7.5')}"
+    ),
     click.option(
         "--stride",
         type=int,
@@ -63,7 +70,11 @@ _run_options = combine(
     click.option(
         "--video-timeout", type=float, metavar="SECONDS", help="For decoding one. [default: 600, or 4 times its length]"
     ),
-    click.option("--store", type=click.Choice(("float32", "float16")), default="float32", help="Of the embeddings."),
+    click.option(
+        "--store",
+        type=click.Choice(("float32", "float16")),
+        help=f"Type of the embeddings on disk. {_AS_BEFORE.format('float32')}",
+    ),
     click.option("--prune", is_flag=True, help="Remove videos that no source lists any more."),
     click.option("--retry-failed", is_flag=True, help="Try videos again that failed before."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -79,10 +90,10 @@ _run_options = combine(
 def extract(
     sources: tuple[str, ...],
     output: str,
-    model: str,
+    model: str | None,
     revision: str | None,
-    pooling: str,
-    dtype: str,
+    pooling: str | None,
+    dtype: str | None,
     device: str | None,
     batch_size: int | None,
     fps: float | None,
@@ -94,7 +105,7 @@ def extract(
     decoder: str,
     workers: int | None,
     video_timeout: float | None,
-    store: str,
+    store: str | None,
     prune: bool,
     retry_failed: bool,
     quiet: bool,
@@ -111,17 +122,30 @@ def extract(
         raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
     from vmae_embed.encoder import Encoder
     from vmae_embed.extractor import run
+    from vmae_embed.library import Library
     from vmae_embed.sampling import Sampling
     from vmae_embed.sources import check_source
 
-    policy = {"fps": 7.5 if fps is None else fps, "stride": stride, "hop_s": hop}
-    policy |= {"clips_per_video": clips_per_video, "uniform": uniform}
     # What is wrong with the call is said before a model is loaded.
-    Sampling(**policy)  # type: ignore[arg-type]
+    policy = {"stride": stride, "hop_s": hop, "clips_per_video": clips_per_video, "uniform": uniform}
+    is_said = fps is not None or any(value not in (None, False) for value in policy.values())
+    sampling = Sampling(fps=7.5 if fps is None else fps, **policy)  # type: ignore[arg-type]
     for source in sources:
         if source != "-":
             check_source(source)
-    encoder = Encoder.from_pretrained(model, revision=revision, device=device, dtype=dtype, pooling=pooling)
+
+    before = Library.open(output).config if os.path.exists(os.path.join(output, "library.json")) else None
+    if before is not None:
+        if not is_said:
+            sampling = before.sampling
+        if model is None:
+            model, revision = before.encoder["checkpoint"], revision or before.encoder.get("revision")
+        pooling = pooling or before.encoder["pooling"]
+        dtype = dtype or before.encoder.get("precision")
+        store = store or before.stored
+    encoder = Encoder.from_pretrained(
+        model or _MODEL, revision=revision, device=device, dtype=dtype, pooling=pooling or "mean"
+    )
     encoder.batch_size = batch_size or encoder.batch_size
     bar = ProgressBar(quiet=quiet)
     try:
@@ -129,12 +153,12 @@ def extract(
             sources,
             output,
             encoder=encoder,
-            sampling=Sampling(frames=encoder.frames, **policy),  # type: ignore[arg-type]
+            sampling=replace(sampling, frames=encoder.frames),
             glob=glob,
             decoder=decoder,
             workers=workers,
             video_timeout_s=video_timeout,
-            stored=store,
+            stored=store or "float32",
             prune=prune,
             retry_failed=retry_failed,
             observe=bar,

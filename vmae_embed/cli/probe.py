@@ -69,11 +69,18 @@ def probe(
     expected = [truth[i] for i in test]
     predicted = [value.item() if hasattr(value, "item") else value for value in fitted.predict(embeddings[test])]
     per_class = per_class_accuracy(expected, predicted)
+    _tell_unmatched(
+        tuple(sorted({str(truth[i]) for i in test} - {str(truth[i]) for i in train})),
+        "classes are tested that the probe was not trained on, for want of groups",
+    )
+    untested = {str(value) for value in truth} - {str(value) for value in expected}
+    _tell_unmatched(tuple(sorted(untested)), "classes have too few groups to be tested")
     result = {
         "top1": sum(a == b for a, b in zip(expected, predicted, strict=True)) / len(expected),
         "majority_baseline": majority_baseline([truth[i] for i in train], expected),
         "mean_per_class": sum(right / total for right, total in per_class.values()) / len(per_class),
         "classes": len(set(truth)),
+        "classes_tested": len(per_class),
         "train_clips": len(train),
         "test_clips": len(test),
         "groups": group or "video",
@@ -84,7 +91,9 @@ def probe(
         return
     split = f"{len(test):,} clips, trained on {len(train):,}; split by {group or 'video'}"
     click.echo(f"top-1               {result['top1']:.4f}   ({split})")
-    click.echo(f"mean per class      {result['mean_per_class']:.4f}   ({result['classes']} classes)")
+    click.echo(
+        f"mean per class      {result['mean_per_class']:.4f}   ({len(per_class)} of {result['classes']} classes tested)"
+    )
     click.echo(f"majority baseline   {result['majority_baseline']:.4f}")
     for name, (right, total) in sorted(per_class.items(), key=str):
         click.echo(f"  {name!s:<28}{right / total:.4f}   {right} of {total}")

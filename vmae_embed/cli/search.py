@@ -77,6 +77,8 @@ def search(
     from vmae_embed.query import search as find
 
     opened = Library.open(library)
+    if html is not None and not Path(html).absolute().parent.is_dir():
+        raise UsageError(f"{html}: cannot be written (its folder does not exist)")
     if html is not None and Path(html).exists() and not overwrite:
         raise UsageError(f"{html}: exists; give another name, or --overwrite")
 
