@@ -107,3 +107,9 @@ def test_nothing_is_overwritten_without_being_told(video, tmp_path):
 def test_a_folder_that_is_missing(video, tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         write_report(tmp_path / "no/p.html", [hit(video)], [])
+
+
+def test_a_file_that_has_changed_is_not_shown_for_the_clip(video):
+    text = render_report([hit(video, fingerprint="1-1")], [QueryClip("q", str(video), 0, 1, "1-1")])
+    assert text.count("has changed since it was extracted; run extract again") == 2
+    assert "data:image" not in text

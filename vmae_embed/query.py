@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vmae_embed.decode import decode_clips
 from vmae_embed.errors import DecodeError, QueryError, UsageError
 from vmae_embed.index import Index
-from vmae_embed.records import FrameBatch, Hit, QueryClip, Video, clip_id, split_fragment
+from vmae_embed.records import FrameBatch, Hit, QueryClip, clip_id, fingerprint, split_fragment
 from vmae_embed.sampling import plan_spans
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _keep(
                 end_s=clip["end_s"],
                 path=clip["path"],
                 query=asked.clips[query].name,
+                fingerprint=clip["fingerprint"],
                 columns={name: clip[name] for name in carried if name in clip},
             )
         )
@@ -171,8 +172,7 @@ def _resolve(
     if os.path.isfile(path):
         known = _rows_of_file(index, path)
         status = os.stat(path)
-        fingerprint = Video(name, path, status.st_size, status.st_mtime_ns).fingerprint
-        is_current = fingerprint in _values(index, "fingerprint", known)
+        is_current = fingerprint(status.st_size, status.st_mtime_ns) in _values(index, "fingerprint", known)
     else:
         known = _rows(index, "video_id", name)
         if name and not len(known) and os.path.isdir(path):
@@ -260,7 +260,7 @@ def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None)
 def _from_rows(
     index: Index, rows: NDArray[np.int64], video_ids: frozenset[str], *, whole_video: bool = False
 ) -> _Query:
-    columns = ("clip_id", "path", "start_s", "end_s")
+    columns = ("clip_id", "path", "start_s", "end_s", "fingerprint")
     clips = [QueryClip(*values) for values in zip(*(_values(index, name, rows) for name in columns), strict=True)]
     if whole_video:
         return _Query(clips, index.vectors(rows), video_ids)

@@ -40,7 +40,7 @@ class Video:
     @property
     def fingerprint(self) -> str:
         """Changes when the file does, as far as the file system tells."""
-        return f"{self.size}-{self.mtime_ns}"
+        return fingerprint(self.size, self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +130,14 @@ class QueryClip:
         path: absolute path of the video file; None for a vector.
         start_s: seconds of presentation time; 0 for a vector.
         end_s: seconds; 0 for a vector.
+        fingerprint: of the file that was embedded; empty if that is not known.
     """
 
     name: str
     path: str | None = None
     start_s: float = 0.0
     end_s: float = 0.0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Hit:
         end_s: seconds.
         path: absolute path of the video file when it was extracted.
         query: name of the query clip that it is nearest to.
+        fingerprint: of the file that was embedded; empty if that is not known.
         columns: what the user's manifest said about the video.
     """
 
@@ -162,7 +165,13 @@ class Hit:
     end_s: float
     path: str
     query: str
+    fingerprint: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(size: int, mtime_ns: int) -> str:
+    """Tell two states of a file apart by its size in bytes and its time of modification."""
+    return f"{size}-{mtime_ns}"
 
 
 def clip_id(video_id: str, start_s: float, end_s: float) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.decode import decode_clips
 from vmae_embed.errors import DecodeError, UsageError
-from vmae_embed.records import Hit, QueryClip
+from vmae_embed.records import Hit, QueryClip, fingerprint
 from vmae_embed.sampling import Sampling, plan_spans
 
 # Twelve pictures of 160 pixels show a motion in about 60 kB.
@@ -103,10 +103,10 @@ def render_report(
     """Return the page as text; ``beside`` is where it will lie, to link videos relative to it."""
     asked = list(getattr(hits, "queries", []) if queries is None else queries)
     folder = (beside.parent if beside else Path()).resolve()
-    shown = [_clip(clip.name, clip.path, clip.start_s, clip.end_s, folder, "") for clip in asked[:_MOST_QUERIES_SHOWN]]
+    shown = [_clip(clip, clip.name, folder, "") for clip in asked[:_MOST_QUERIES_SHOWN]]
     if len(asked) > len(shown):
         shown.append(f"<p class='about'>and {len(asked) - len(shown)} more clips of it</p>")
-    found = [_clip(hit.clip_id, hit.path, hit.start_s, hit.end_s, folder, _score(hit)) for hit in hits]
+    found = [_clip(hit, hit.clip_id, folder, _score(hit)) for hit in hits]
     template = resources.files("vmae_embed").joinpath("templates/hits.html").read_text("utf-8")
     return string.Template(template).substitute(
         title=html.escape(title),
@@ -126,12 +126,13 @@ def _score(hit: Hit) -> str:
     )
 
 
-def _clip(name: str, path: str | None, start_s: float, end_s: float, folder: Path, score: str) -> str:
+def _clip(clip: Hit | QueryClip, name: str, folder: Path, score: str) -> str:
     head = f"<div class='what'>{score}<code>{html.escape(name)}</code></div>"
+    path, start_s, end_s = clip.path, clip.start_s, clip.end_s
     if path is None:
         return f"<div class='clip'><div class='gone'>a vector</div><div>{head}</div></div>"
     try:
-        sprite = _sprite(path, start_s, end_s)
+        sprite = _sprite(path, start_s, end_s, clip.fingerprint)
     except DecodeError as error:
         reason = f"<p class='gone'>{html.escape(str(error))}</p>"
         return f"<div class='clip'><div class='gone'>no preview</div><div>{head}{reason}</div></div>"
@@ -168,9 +169,13 @@ class _Sprite:
 
 
 @lru_cache(maxsize=256)
-def _sprite(path: str, start_s: float, end_s: float) -> _Sprite:
-    if not os.path.isfile(path):
-        raise DecodeError(f"{path} is gone", stage="open")
+def _sprite(path: str, start_s: float, end_s: float, embedded: str) -> _Sprite:
+    try:
+        status = os.stat(path)
+    except OSError:
+        raise DecodeError(f"{path} is gone", stage="open") from None
+    if embedded and embedded != fingerprint(status.st_size, status.st_mtime_ns):
+        raise DecodeError(f"{path} has changed since it was extracted; run extract again", stage="open")
     (batch,) = list(
         decode_clips(
             path,
