@@ -648,7 +648,7 @@ def test_other_preprocessing_is_refused_naming_both(library):
     [
         (
             changed(sampling=Sampling(stride=4)),
-            "sampling '16 frames, 7.5 frames a second, .*', this run asks for '16 frames, every 4. frame",
+            "sampling '16 frames, 7.5 frames a second, .*', this run asks for '16 frames, stride 4",
         ),
         (changed(sampling=Sampling(hop_s=1)), "sampling .* this run asks for '.*a window every 1 s'"),
         (changed({"precision": "bfloat16"}), "precision 'float32', this run asks for 'bfloat16'"),
