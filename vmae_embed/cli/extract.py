@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from vmae_embed.cli.options import combine, decoder_option, device_option
 from vmae_embed.cli.output import ProgressBar, say
@@ -16,14 +17,13 @@ from vmae_embed.errors import UsageError
 if TYPE_CHECKING:
     from vmae_embed.extractor import Summary
 
-_MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
 _AS_BEFORE = "[default: as the library was made; else {}]"
 
 _encoder_options = combine(
     click.option(
         "--model",
         metavar="ID|DIR",
-        help=f"Hub id or local directory of a VideoMAE checkpoint. {_AS_BEFORE.format(_MODEL)}",
+        help=f"Hub id or local directory of a VideoMAE checkpoint. {_AS_BEFORE.format(DEFAULT_MODEL)}",
     ),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of the hub repository."),
     click.option(
@@ -144,7 +144,7 @@ def extract(
         dtype = dtype or before.encoder.get("precision")
         store = store or before.stored
     encoder = Encoder.from_pretrained(
-        model or _MODEL, revision=revision, device=device, dtype=dtype, pooling=pooling or "mean"
+        model or DEFAULT_MODEL, revision=revision, device=device, dtype=dtype, pooling=pooling or "mean"
     )
     encoder.batch_size = batch_size or encoder.batch_size
     bar = ProgressBar(quiet=quiet)
