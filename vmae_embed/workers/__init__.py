@@ -1,6 +1,10 @@
-"""Decoding processes: what they are told (`messages`), what they run (`child`), who runs them (`pool`)."""
+"""Decoding processes.
 
-from vmae_embed.workers.messages import WorkerConfig
+What they are told (`messages`), what they run (`child`), who runs them (`pool`), how they start (`interpreter`).
+"""
+
+from vmae_embed.workers.interpreter import describe_exit, end_with_parent, start_interpreter
+from vmae_embed.workers.messages import Usage, WorkerConfig
 from vmae_embed.workers.pool import (
     ClipDecoded,
     DecodePool,
@@ -16,8 +20,12 @@ __all__ = [
     "DecodePool",
     "Event",
     "UnitDone",
+    "Usage",
     "VideoDone",
     "VideoFailed",
     "VideoStarted",
     "WorkerConfig",
+    "describe_exit",
+    "end_with_parent",
+    "start_interpreter",
 ]

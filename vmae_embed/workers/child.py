@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import select
+import resource
 import signal
 import threading
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -23,7 +24,8 @@ from vmae_embed.decode import decode_clips
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import Timeline
 from vmae_embed.sampling import plan_spans
-from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, WorkerConfig
+from vmae_embed.workers.interpreter import end_with_parent
+from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 # Without a limit of the user's: ten minutes, or four times the video's length if that is longer.
 DEFAULT_TIMEOUT_S = 600.0
@@ -39,9 +41,12 @@ class _Worker:
         self._config = config
         self._slots = np.frombuffer(memory, np.uint8).reshape(config.slots, *config.slot_shape)
         self._free = set(range(config.slots))
+        self._waited_s = 0.0
 
     def run(self) -> None:
-        self._connection.send(Ready())
+        if self._config.video_memory is not None:
+            _limit_memory(self._config.video_memory)
+        self._connection.send(Ready(_resident()))
         while True:
             message = self._connection.recv()
             if isinstance(message, int):
@@ -51,7 +56,9 @@ class _Worker:
 
     def _decode(self, path: str) -> Done | Failed:
         config = self._config
+        begun, self._waited_s = time.monotonic(), 0.0
         self._arm(config.timeout_s or DEFAULT_TIMEOUT_S)
+        failure = None
         try:
             for batch in decode_clips(
                 path,
@@ -63,13 +70,24 @@ class _Worker:
                 slot = self._take_slot()
                 self._slots[slot] = batch.frames
                 self._connection.send(ClipReady(replace(batch.span, frames=()), slot))
-        except VmaeEmbedError as error:
-            return Failed(getattr(error, "stage", "decode"), str(error))
         except Exception as error:  # whatever a decoder raises costs its video, not the process
-            return Failed("decode", " ".join(f"{type(error).__name__}: {error}".split()))
+            failure = self._explain(error)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        return Done()
+        usage = Usage(time.monotonic() - begun - self._waited_s, self._waited_s, _resident())
+        return Failed(*failure, usage) if failure else Done(usage)
+
+    def _explain(self, error: Exception) -> tuple[str, str]:
+        """Stage and reason of a failure."""
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+            limit = self._config.video_memory
+            reason = (
+                f"needs more than {limit / 2**30:.3g} GiB (--video-memory)" if limit else "needs more than there is"
+            )
+            return "memory", reason
+        if isinstance(error, VmaeEmbedError):
+            return getattr(error, "stage", "decode"), str(error)
+        return "decode", " ".join(f"{type(error).__name__}: {error}".split())
 
     def _start(self, timeline: Timeline) -> None:
         if self._config.timeout_s is None:
@@ -78,9 +96,10 @@ class _Worker:
 
     def _take_slot(self) -> int:
         """Wait for the encoder, off the clock, where it is behind."""
-        left = signal.setitimer(signal.ITIMER_REAL, 0)[0]
+        left, begun = signal.setitimer(signal.ITIMER_REAL, 0)[0], time.monotonic()
         while not self._free or self._connection.poll():
             self._free.add(self._connection.recv())
+        self._waited_s += time.monotonic() - begun
         self._arm(max(left, 0.001))
         return self._free.pop()
 
@@ -88,11 +107,28 @@ class _Worker:
         signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_ALARM_S))
 
 
-def _end_with_parent(pipe: int) -> None:
-    closing = select.poll()
-    closing.register(pipe, 0)  # of no event but the one that is always told: the other end has closed
-    closing.poll()
-    os._exit(0)
+def _limit_memory(limit: int) -> None:
+    """Have allocations fail beyond a limit over what the process holds now.
+
+    RLIMIT_DATA counts what a process may write to and shares with nobody (Linux 4.7); macOS
+    takes the limit and does not enforce it.
+    """
+    held = _status_bytes("VmData") or 0
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + limit
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+def _resident() -> int:
+    return _status_bytes("VmRSS") or 0
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+    except (FileNotFoundError, StopIteration):
+        return None  # not Linux
 
 
 def main(arguments: list[str]) -> None:
@@ -101,7 +137,7 @@ def main(arguments: list[str]) -> None:
     # Both are inherited; a parent may ignore or block alarms.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(pipe,), daemon=True).start()
     connection = Connection(pipe)
     try:
         config: Any = connection.recv()

@@ -21,6 +21,7 @@ class WorkerConfig:
         decoder: one of `vmae_embed.decode.DECODERS`.
         timeout_s: seconds that a video may take, waiting for a free slot not counted; None for the default.
         slots: clips that its shared memory holds.
+        video_memory: bytes that decoding one video may take; None for as many as there are.
     """
 
     sampling: Sampling
@@ -28,6 +29,7 @@ class WorkerConfig:
     decoder: str
     timeout_s: float | None
     slots: int
+    video_memory: int | None = None
 
     @property
     def slot_shape(self) -> tuple[int, int, int, int]:
@@ -40,10 +42,27 @@ class WorkerConfig:
         return self.slots * int(np.prod(self.slot_shape))
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a video cost the process.
+
+    Attributes:
+        work_s: seconds spent on it.
+        wait_s: seconds that it waited for a free slot meanwhile.
+        resident: bytes of memory that the process holds after it; 0 where the system does not tell.
+    """
+
+    work_s: float
+    wait_s: float
+    resident: int
+
+
 # From worker to parent. A `Started` makes void what the video gave before it.
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The process is up."""
+    """The process is up, and holds so many bytes of memory."""
+
+    resident: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,8 @@ class ClipReady:
 class Done:
     """The video is through."""
 
+    usage: Usage
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -72,3 +93,4 @@ class Failed:
 
     stage: str
     reason: str
+    usage: Usage

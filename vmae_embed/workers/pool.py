@@ -27,12 +27,18 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
-from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, WorkerConfig
+from vmae_embed.workers.interpreter import describe_exit, start_interpreter
+from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 _PARTING_S = 5.0
 
-# `-c` and `-m` put the working directory first: a file there named as a module is would stand in for it.
-_CHILD = "import sys; sys.path[0] or sys.path.pop(0); from vmae_embed.workers.child import main; main(sys.argv[1:])"
+# A process that dies before it is up is started again, but not for ever.
+_MOST_STARTS = 3
+
+# FFmpeg's decoders leak now and then: a process that holds so much more than when it was new makes room for another.
+_LEAKED_BYTES = 512 * 2**20
+
+_CHILD = "from vmae_embed.workers.child import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class VideoDone:
 
     unit: str
     video: Video
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,9 @@ class VideoFailed:
     """A video failed; its clips are void."""
 
     unit: str
+    video: Video
     failure: Failure
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,7 @@ class DecodePool:
     def __init__(self, config: WorkerConfig, workers: int) -> None:
         self._config = config
         self._workers: list[_Process] = []
+        self._stopped, self._stop = Pipe(duplex=False)
         try:
             for _ in range(workers):
                 self._workers.append(_Process(config))
@@ -103,8 +113,14 @@ class DecodePool:
 
     def _close(self) -> None:
         with contextlib.ExitStack() as closing:  # all of them, whatever interrupts one
+            closing.callback(self._stopped.close)
+            closing.callback(self._stop.close)
             for worker in self._workers:
                 closing.callback(worker.close)
+
+    def stop(self) -> None:
+        """End `decode`, from another thread."""
+        self._stop.close()
 
     def decode(self, units: Iterable[tuple[str, Iterable[Video]]]) -> Iterator[Event]:
         """Decode units, as many at a time as there are processes.
@@ -113,7 +129,7 @@ class DecodePool:
             units: names and videos, taken one by one as processes come free.
 
         Yields:
-            Events; those of one unit in order.
+            Events; those of one unit in order. They end early after `stop`.
 
         Raises:
             VmaeEmbedError: no process can be started.
@@ -121,7 +137,9 @@ class DecodePool:
         waiting = iter(units)
         busy = [worker for worker in self._workers if worker.take(next(waiting, None))]
         while busy:
-            for connection in wait([worker.connection for worker in busy]):
+            for connection in wait([self._stopped, *(worker.connection for worker in busy)]):
+                if connection is self._stopped:
+                    return
                 worker = next(worker for worker in busy if worker.connection is connection)
                 yield from worker.events()
                 if worker.unit_is_through:
@@ -141,25 +159,15 @@ class _Process:
         self._left: deque[Video] = deque()
         self._video: Video | None = None
         self._since = 0.0
+        self._starts = 0
         self.unit = ""
         self._start()
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
         self._is_up = False
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(theirs.fileno()), str(self._memory_file)],
-                pass_fds=(theirs.fileno(), self._memory_file),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the parent, which closes the pipes in order
-            )
-        except OSError as error:
-            raise VmaeEmbedError(f"decoding processes cannot be started ({error})") from error
+        self._starts += 1
+        self._process = start_interpreter(_CHILD, [theirs.fileno(), self._memory_file])
         theirs.close()
         self._tell(self._config)
 
@@ -197,7 +205,7 @@ class _Process:
             return
         video = self._video
         if isinstance(message, Ready):
-            self._is_up = True
+            self._is_up, self._starts, self._when_new = True, 0, message.resident
             self._next_video()
             return
         assert video is not None
@@ -207,20 +215,31 @@ class _Process:
             yield ClipDecoded(self.unit, video, message.span, self._slots[message.slot])
             self._tell(message.slot)
         elif isinstance(message, Done):
-            self._next_video()
-            yield VideoDone(self.unit, video)
+            self._go_on(message.usage)
+            yield VideoDone(self.unit, video, message.usage)
         elif isinstance(message, Failed):
             failure = self._failure(video, message.stage, message.reason)
+            self._go_on(message.usage, is_sound=message.stage != "memory")
+            yield VideoFailed(self.unit, video, failure, message.usage)
+
+    def _go_on(self, usage: Usage, *, is_sound: bool = True) -> None:
+        """Take the next video, with a new process where this one has leaked or ran out of memory."""
+        if is_sound and usage.resident < self._when_new + _LEAKED_BYTES:
             self._next_video()
-            yield VideoFailed(self.unit, failure)
+            return
+        self._video = None
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+        self._start()
 
     def _bury(self) -> Iterator[Event]:
         """The process is dead: its video failed, and a new process goes on with the next."""
         self.connection.close()
         code = self._process.wait()
-        if not self._is_up:
+        if not self._is_up and self._starts >= _MOST_STARTS:
             raise VmaeEmbedError(
-                f"decoding processes cannot be started ({_describe_exit(code)}); "
+                f"decoding processes cannot be started ({describe_exit(code)}); "
                 f"`{sys.executable} -c 'import vmae_embed.workers.child'` may say why"
             )
         video, self._video = self._video, None
@@ -228,12 +247,10 @@ class _Process:
         if video is not None:
             if code == -signal.SIGALRM:
                 limit = f"{self._config.timeout_s:g} s" if self._config.timeout_s else "the default limit"
-                yield VideoFailed(
-                    self.unit, self._failure(video, "timeout", f"took longer than {limit} (--video-timeout)")
-                )
+                failure = self._failure(video, "timeout", f"took longer than {limit} (--video-timeout)")
             else:
-                reason = f"its decoding process died ({_describe_exit(code)})"
-                yield VideoFailed(self.unit, self._failure(video, "worker", reason))
+                failure = self._failure(video, "worker", f"its decoding process died ({describe_exit(code)})")
+            yield VideoFailed(self.unit, video, failure, Usage(failure.seconds, 0.0, 0))
 
     def _failure(self, video: Video, stage: str, reason: str) -> Failure:
         seconds = time.monotonic() - self._since
@@ -261,12 +278,3 @@ def _shared_memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     os.truncate(descriptor, size)
     return descriptor
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -1,0 +1,7 @@
+"""Units in, shards out: on one device (`run`), or on several with a process for each (`devices`)."""
+
+from vmae_embed.pipeline.devices import EncoderRecipe, run_on_devices
+from vmae_embed.pipeline.progress import Progress, StageTimes
+from vmae_embed.pipeline.run import SLOTS, ClipEncoder, run_units
+
+__all__ = ["SLOTS", "ClipEncoder", "EncoderRecipe", "Progress", "StageTimes", "run_on_devices", "run_units"]
