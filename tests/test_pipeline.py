@@ -33,6 +33,7 @@ class ReadingEncoder:
         self.identity = {"checkpoint": "stub", "revision": None, "weights_sha256": "0" * 64, "pooling": "mean"}
         self.identity |= {"norm": "none", "frames": self.frames, "width": self.width, "precision": "float32"}
         self.batches: list[int] = []
+        self.device, self.compiled = "cpu", False
 
     def empty_batch(self):
         return np.empty((self.batch_size, self.frames, *self.preprocessing.crop, 3), np.uint8)
@@ -111,7 +112,7 @@ def run_one_unit(tmp_path, encoder, unit, workers=1, timeout_s=None, **sampling)
     made = run([unit.videos[0].path], tmp_path / "lib", encoder=encoder, sampling=policy, workers=1).library
     made.remove_videos({Path(unit.videos[0].path).name})
     encoder.batches.clear()
-    config = WorkerConfig(policy, WHOLE, "auto", timeout_s, SLOTS)
+    config = WorkerConfig(policy, WHOLE, "auto", False, timeout_s, SLOTS, None)
     with made.lock():
         progress = list(run_units([unit], encoder, made, config, workers=workers))
     return made, progress

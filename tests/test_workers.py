@@ -37,6 +37,7 @@ import ctypes, os, signal, struct, sys, time
 import vmae_embed.decode
 
 real = vmae_embed.decode.decode_clips
+leaked = []
 
 def misbehave(name):
     if "raise" in name:
@@ -58,6 +59,11 @@ def misbehave(name):
         ctypes.PyDLL(None).sleep(1000)  # in C, and the interpreter's lock is not let go
     if "sleep" in name:
         time.sleep(1000)
+    if "leak" in name:
+        leaked.append(b"x" * 2**30)
+    if "greedy" in name:
+        taken = b"x" * 2**30
+        time.sleep(0.5)
 
 def decode_clips(path, *args, **kwargs):
     name = os.path.basename(path)
@@ -99,8 +105,8 @@ def as_video(path):
     return Video(path.name, str(path), status.st_size, status.st_mtime_ns)
 
 
-def make_config(timeout_s=None, slots=4, **sampling):
-    return WorkerConfig(Sampling(**sampling), WHOLE, "auto", timeout_s, slots)
+def make_config(timeout_s=None, slots=4, video_memory=None, **sampling):
+    return WorkerConfig(Sampling(**sampling), WHOLE, "auto", False, timeout_s, slots, video_memory)
 
 
 def decode(config, *units, workers=1):
@@ -214,6 +220,76 @@ def test_a_video_that_takes_its_process_down_fails_alone(among_good_ones, name):
     whole = ["VideoStarted", *["clip"] * 4, "VideoDone"]
     begun = [] if "_early" in name else ["VideoStarted", "clip", "clip"]
     assert kinds(ours) == [*whole, *begun, "VideoFailed", *whole, "UnitDone"]
+
+
+@needs_proc
+def test_a_video_that_takes_more_memory_than_it_may_fails_alone(monkeypatch, tmp_path, named):
+    inject(monkeypatch, tmp_path / "site")
+    unit = named("a.mp4", "greedy.mp4", "z.mp4")
+    events = decode(make_config(video_memory=2**28), unit)
+    (failure,) = failures(events)
+    assert (failure.video_id, failure.stage) == ("greedy.mp4", "memory")
+    assert failure.reason == "takes more than 0.25 GiB to decode (--video-memory)"
+    assert done(events) == ["a.mp4", "z.mp4"]
+    assert not failures(decode(make_config(), unit))
+
+
+@needs_proc
+def test_pictures_too_large_for_the_limit_are_told_as_such(tmp_path):
+    path = write_video(tmp_path / "large.mp4", frames=8, size=(4096, 2304))
+    (failure,) = failures(decode(make_config(video_memory=2**26), [path]))
+    assert failure.stage == "memory", failure.reason
+    assert not failures(decode(make_config(video_memory=2**30), [path]))
+
+
+@needs_proc
+def test_a_process_that_leaks_is_replaced_between_videos(monkeypatch, tmp_path, named):
+    inject(monkeypatch, tmp_path / "site")
+    seen = []
+    with DecodePool(make_config(), 1) as pool:
+        for event in pool.decode([("u", [as_video(path) for path in named("a.mp4", "b_leak.mp4", "c.mp4", "d.mp4")])]):
+            if isinstance(event, VideoStarted):
+                seen.append((event.video.id, *worker_pids()))
+            assert not isinstance(event, VideoFailed)
+    names, pids = zip(*seen, strict=True)
+    assert names == ("a.mp4", "b_leak.mp4", "c.mp4", "d.mp4")
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_process_that_dies_before_it_is_up_is_started_again(monkeypatch, tmp_path, named):
+    """A kill can hit the process that takes a dead one's place, too."""
+    inject(
+        monkeypatch,
+        tmp_path / "site",
+        f"""
+import os
+attempts = len(os.listdir({str(tmp_path)!r}))
+open(os.path.join({str(tmp_path)!r}, str(attempts)), "w").close()
+if attempts in (1, 2):  # there is the folder "site" itself
+    os._exit(1)
+""",
+    )
+    events = decode(make_config(), named("a.mp4"))
+    assert done(events) == ["a.mp4"]
+
+
+def test_a_video_says_what_it_cost(named):
+    with DecodePool(make_config(), 1) as pool:
+        events = list(pool.decode([("u", [as_video(path) for path in named("a.mp4")])]))
+    (usage,) = (event.usage for event in events if isinstance(event, VideoDone))
+    assert 0 < usage.work_s < 60
+    assert usage.wait_s >= 0
+    assert usage.resident == 0 or usage.resident > 2**20
+
+
+def test_waiting_for_the_encoder_is_not_counted_as_work(named):
+    with DecodePool(make_config(slots=1), 1) as pool:
+        for event in pool.decode([("u", [as_video(path) for path in named("a.mp4")])]):
+            if isinstance(event, ClipDecoded):
+                time.sleep(0.3)
+            if isinstance(event, VideoDone):
+                assert event.usage.wait_s > 0.6
+                assert event.usage.work_s < 0.6
 
 
 @needs_proc

@@ -5,58 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from vmae_embed.decode import DECODERS
 from vmae_embed.encoder import Encoder
-from vmae_embed.errors import UsageError
+from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library import STORED, Held, Library, LibraryConfig
-from vmae_embed.pipeline import SLOTS, Progress, run_units
+from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, run_on_devices, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
-from vmae_embed.records import Failure
 from vmae_embed.sampling import Sampling
 from vmae_embed.sources import Listing, list_videos
+from vmae_embed.summary import Setup, Summary
 from vmae_embed.workers import WorkerConfig
 
-# More decoding processes than this starve no single device that was measured.
-_MOST_WORKERS = 16
+# A core decodes some ten 720p clips or ninety 240p clips a second; more processes than this a device is rarely of use.
+_MOST_WORKERS = 64
+
+# An 8K video takes about 2 GiB; the file that claims 30,000 x 30,000 pixels shall not take the machine.
+DEFAULT_VIDEO_MEMORY = 4 * 2**30
+LEAST_VIDEO_MEMORY = 2**26
 
 _VERSIONED = ("vmae-embed", "transformers", "torch", "av", "decord2", "pyarrow", "numpy", "pillow")
-
-
-@dataclass
-class Summary:
-    """What a run did.
-
-    Attributes:
-        library: that it wrote to.
-        videos: extracted or failed in this run.
-        clips: added.
-        held: videos that needed nothing.
-        failures: of this run.
-        known_failures: videos that failed in earlier runs and were not tried again.
-        vanished: videos in the library that no source lists any more.
-        pruned: of them, removed.
-        updated: held videos whose path or carried columns are listed otherwise now.
-        ignored: files in folders that are no videos by their suffix, counted by suffix.
-        seconds: wall time.
-    """
-
-    library: Library
-    videos: int = 0
-    clips: int = 0
-    held: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    known_failures: int = 0
-    vanished: int = 0
-    pruned: int = 0
-    updated: int = 0
-    ignored: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
 
 
 Observer = Callable[[Plan, Progress], None]
@@ -101,11 +72,14 @@ def run(
     library: str | Path,
     *,
     encoder: Encoder,
+    devices: Sequence[str] = (),
     sampling: Sampling | None = None,
     glob: str | None = None,
     decoder: str = "auto",
+    exact_pixels: bool = False,
     workers: int | None = None,
     video_timeout_s: float | None = None,
+    video_memory: int | None = DEFAULT_VIDEO_MEMORY,
     stored: str = "float32",
     prune: bool = False,
     retry_failed: bool = False,
@@ -117,12 +91,16 @@ def run(
         sources: files, folders, lists and manifests.
         library: directory to make or to add to.
         encoder: loaded.
+        devices: several devices to run on, each with a process and an encoder like this one; with
+            fewer than two, this one is used.
         sampling: how to cut clips.
         glob: which files of folders to take.
         decoder: one of `vmae_embed.decode.DECODERS`.
-        workers: decoding processes; None for one a processor.
+        exact_pixels: convert frames whole before they are resized, as transformers would see them.
+        workers: decoding processes, of all devices together; None for one a processor.
         video_timeout_s: seconds that decoding one video may take; None for ten minutes, or four
             times the video's length if that is longer.
+        video_memory: bytes that decoding one video may take; None for no limit.
         stored: type of the stored embeddings, ``float32`` or ``float16``.
         prune: remove videos that no source lists any more.
         retry_failed: try failed videos again.
@@ -131,8 +109,96 @@ def run(
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
-    begun = time.monotonic()
     sampling = sampling or Sampling(frames=encoder.frames)
+    _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
+    begun = time.monotonic()
+    listing = list_videos(sources, glob=glob)
+    with Library.writing(library, _describe_run(encoder, sampling, stored)) as opened:
+        opened.carry_columns(listing.columns)
+        held = opened.held()
+        plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
+        summary = Summary(opened, begun, held=plan.held, vanished=len(plan.vanished), ignored=listing.ignored)
+        summary.known_failures = _count_known_failures(listing, held, plan)
+        with _logged(summary):
+            opened.remove_videos(plan.stale | (plan.vanished if prune else set()))
+            summary.pruned = len(plan.vanished) if prune else 0
+            summary.updated = opened.update_videos(listing.videos, listing.columns)
+            if plan.failures:
+                members = [(failure.video_id, failure.fingerprint) for failure in plan.failures]
+                opened.write_unit(unit_name(members), opened.schema.empty_table(), plan.failures)
+                _count(summary, Progress(videos=len(plan.failures), failures=tuple(plan.failures)), plan, observe)
+            if plan.units:
+                config = WorkerConfig(
+                    sampling, encoder.preprocessing, decoder, exact_pixels, video_timeout_s, SLOTS, video_memory
+                )
+                _extract_units(summary, plan, encoder, list(devices), config, workers, observe)
+    return summary
+
+
+def _extract_units(
+    summary: Summary,
+    plan: Plan,
+    encoder: Encoder,
+    devices: list[str],
+    config: WorkerConfig,
+    workers: int | None,
+    observe: Observer | None,
+) -> None:
+    devices = devices[: len(plan.units)] if len(devices) > 1 else [str(encoder.device)]
+    # No more than there are units to share out; of its own accord, no more than feed any device that was measured.
+    most = len(plan.units) if workers else min(len(plan.units), _MOST_WORKERS * len(devices))
+    a_device = max(min(workers or _processors(), most) // len(devices), 1)
+    summary.begin(
+        Setup(
+            devices=tuple(devices),
+            workers=a_device * len(devices),
+            decoder=config.decoder,
+            dtype=encoder.identity["precision"],
+            batch_size=encoder.batch_size,
+            compiled=encoder.compiled,
+            exact_pixels=config.exact_pixels,
+        )
+    )
+    library = summary.library
+    library.log_run(summary.to_log(None))
+    if len(devices) > 1:
+        running = run_on_devices(plan.units, devices, _recipe(encoder), library, config, workers=a_device)
+    else:
+        running = run_units(plan.units, encoder, library, config, workers=a_device)
+    # Closed here: an exception's traceback would keep it, and its processes, alive.
+    with contextlib.closing(running) as progresses:
+        for progress in progresses:
+            _count(summary, progress, plan, observe)
+
+
+@contextlib.contextmanager
+def _logged(summary: Summary) -> Iterator[None]:
+    """Say in the library how the run ended, if it did anything."""
+    ended = "done"
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        ended = "interrupted"
+        raise
+    except BaseException as error:
+        ended = " ".join(f"{type(error).__name__}: {error}".split())
+        raise
+    finally:
+        summary.end()
+        if summary.videos or summary.setup or summary.pruned or summary.updated:
+            with contextlib.suppress(LibraryError) if ended != "done" else contextlib.nullcontext():
+                summary.library.log_run(summary.to_log(ended))
+
+
+def _check(
+    encoder: Encoder,
+    sampling: Sampling,
+    decoder: str,
+    stored: str,
+    workers: int | None,
+    video_timeout_s: float | None,
+    video_memory: int | None,
+) -> None:
     if sampling.frames != encoder.frames:
         raise UsageError(f"sampling takes {sampling.frames} frames a clip; this checkpoint takes {encoder.frames}")
     for name, value, known in (("decoder", decoder, DECODERS), ("stored", stored, STORED)):
@@ -142,35 +208,25 @@ def run(
         raise UsageError(f"workers={workers}: give at least 1")
     if video_timeout_s is not None and not video_timeout_s > 0:
         raise UsageError(f"video-timeout={video_timeout_s:g}: give seconds, above 0")
-    listing = list_videos(sources, glob=glob)
-    with Library.writing(library, _describe_run(encoder, sampling, stored)) as opened:
-        opened.carry_columns(listing.columns)
-        held = opened.held()
-        plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
-        summary = Summary(opened, held=plan.held, vanished=len(plan.vanished), ignored=listing.ignored)
-        summary.known_failures = _count_known_failures(listing, held, plan)
-        opened.remove_videos(plan.stale | (plan.vanished if prune else set()))
-        summary.pruned = len(plan.vanished) if prune else 0
-        summary.updated = opened.update_videos(listing.videos, listing.columns)
-        if plan.failures:
-            members = [(failure.video_id, failure.fingerprint) for failure in plan.failures]
-            opened.write_unit(unit_name(members), opened.schema.empty_table(), plan.failures)
-            _count(summary, Progress(videos=len(plan.failures), failures=tuple(plan.failures)), plan, observe)
-        if plan.units:
-            config = WorkerConfig(sampling, encoder.preprocessing, decoder, video_timeout_s, SLOTS)
-            processes = min(workers or _processors(), len(plan.units), workers or _MOST_WORKERS)
-            # Closed here: an exception's traceback would keep it, and its processes, alive.
-            with contextlib.closing(run_units(plan.units, encoder, opened, config, workers=processes)) as progresses:
-                for progress in progresses:
-                    _count(summary, progress, plan, observe)
-    summary.seconds = time.monotonic() - begun
-    return summary
+    if video_memory is not None and video_memory < LEAST_VIDEO_MEMORY:
+        raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, at least {LEAST_VIDEO_MEMORY / 2**30:g}")
+
+
+def _recipe(encoder: Encoder) -> EncoderRecipe:
+    identity = encoder.identity
+    return EncoderRecipe(
+        checkpoint=identity["checkpoint"],
+        revision=identity["revision"],
+        dtype=identity["precision"],
+        pooling=identity["pooling"],
+        compile=encoder.compiled,
+        batch_size=encoder.batch_size,
+        weights_sha256=identity["weights_sha256"],
+    )
 
 
 def _count(summary: Summary, progress: Progress, plan: Plan, observe: Observer | None) -> None:
-    summary.clips += progress.committed
-    summary.videos += progress.videos
-    summary.failures += progress.failures
+    summary.add(progress)
     if observe is not None:
         observe(plan, progress)
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from vmae_embed.errors import SourceError
 from vmae_embed.library import Held
@@ -52,6 +53,16 @@ class Plan:
     stale: set[str] = field(default_factory=set)
     vanished: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def videos(self) -> int:
+        """How many to extract or to record as failed."""
+        return sum(len(unit.videos) for unit in self.units) + len(self.failures)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of the files to extract."""
+        return sum(video.size for unit in self.units for video in unit.videos)
 
 
 def make_plan(

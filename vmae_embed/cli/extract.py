@@ -10,12 +10,12 @@ import click
 
 from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from vmae_embed.cli.options import combine, decoder_option, device_option
+from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option
 from vmae_embed.cli.output import ProgressBar, say
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
-    from vmae_embed.extractor import Summary
+    from vmae_embed.summary import Summary
 
 _AS_BEFORE = "[default: as the library was made; else {}]"
 
@@ -36,12 +36,16 @@ _encoder_options = combine(
         type=click.Choice(("float32", "bfloat16", "float16")),
         help=f"Precision of the encoder's forward pass. {_AS_BEFORE.format('float32')}",
     ),
-    device_option,
+    click.option(
+        "--devices",
+        "--device",
+        metavar="DEVICE,..",
+        help="cpu, cuda, cuda:1, ...; several, as 0,1 or all, have a process each. [default: a GPU if there is one]",
+    ),
     click.option(
         "--batch-size",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Clips in one forward pass. [default: 64 on a GPU, 8 elsewhere]",
+        type=NumberOrAuto(),
+        help="Clips in one forward pass; auto finds the largest that fits and still helps. [default: the device's own]",
     ),
 )
 _sampling_options = combine(
@@ -66,9 +70,19 @@ _sampling_options = combine(
 _run_options = combine(
     click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
     decoder_option,
-    click.option("--workers", type=int, metavar="N", help="Decoding processes. [default: one a processor, 16 at most]"),
+    click.option(
+        "--exact-pixels",
+        is_flag=True,
+        help="Convert frames whole before they are resized, as transformers would see them. Slower.",
+    ),
+    click.option(
+        "--workers", type=NumberOrAuto(), default="auto", help="Decoding processes, in all; auto is one a processor."
+    ),
     click.option(
         "--video-timeout", type=float, metavar="SECONDS", help="For decoding one. [default: 600, or 4 times its length]"
+    ),
+    click.option(
+        "--video-memory", type=float, default=4.0, metavar="GIB", help="For decoding one; 0 for as much as there is."
     ),
     click.option(
         "--store",
@@ -94,8 +108,8 @@ def extract(
     revision: str | None,
     pooling: str | None,
     dtype: str | None,
-    device: str | None,
-    batch_size: int | None,
+    devices: str | None,
+    batch_size: int | str | None,
     fps: float | None,
     stride: int | None,
     hop: float | None,
@@ -103,8 +117,10 @@ def extract(
     uniform: bool,
     glob: str | None,
     decoder: str,
-    workers: int | None,
+    exact_pixels: bool,
+    workers: int | str,
     video_timeout: float | None,
+    video_memory: float,
     store: str | None,
     prune: bool,
     retry_failed: bool,
@@ -143,21 +159,28 @@ def extract(
         pooling = pooling or before.encoder["pooling"]
         dtype = dtype or before.encoder.get("precision")
         store = store or before.stored
+    chosen = _parse_devices(devices) if devices is not None else [None]
     encoder = Encoder.from_pretrained(
-        model or DEFAULT_MODEL, revision=revision, device=device, dtype=dtype, pooling=pooling or "mean"
+        model or DEFAULT_MODEL, revision=revision, device=chosen[0], dtype=dtype, pooling=pooling or "mean"
     )
-    encoder.batch_size = batch_size or encoder.batch_size
+    if batch_size == "auto":
+        encoder.find_batch_size()
+    elif isinstance(batch_size, int):
+        encoder.batch_size = batch_size
     bar = ProgressBar(quiet=quiet)
     try:
         summary = run(
             sources,
             output,
             encoder=encoder,
+            devices=[device for device in chosen if device is not None],
             sampling=replace(sampling, frames=encoder.frames),
             glob=glob,
             decoder=decoder,
-            workers=workers,
+            exact_pixels=exact_pixels,
+            workers=workers if isinstance(workers, int) else None,
             video_timeout_s=video_timeout,
+            video_memory=round(video_memory * 2**30) or None,
             stored=store or "float32",
             prune=prune,
             retry_failed=retry_failed,
@@ -172,12 +195,31 @@ def extract(
     return _report(summary, output)
 
 
+def _parse_devices(text: str) -> list[str | None]:
+    """``0,1`` and ``all`` to devices' names."""
+    if text == "all":
+        import torch
+
+        if not torch.cuda.device_count():
+            raise UsageError("--devices all: there is no GPU here")
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    names = [name.strip() for name in text.split(",")]
+    return [f"cuda:{name}" if name.isdigit() else name for name in names]
+
+
 def _report(summary: Summary, output: str) -> int:
     rate = f", {summary.clips / summary.seconds:.1f} clips/s" if summary.clips else ""
     say(
         f"{output}: {summary.clips:,} clips of {summary.videos - len(summary.failures):,} videos added "
         f"in {summary.seconds:.1f} s{rate}; {summary.held:,} videos were there already"
     )
+    if shares := summary.shares():
+        assert summary.setup is not None
+        busy = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        processes = f"{summary.setup.workers} decoding processes, encoder on {', '.join(summary.setup.devices)}"
+        say(f"of {summary.extracting_s:.1f} s (side by side; {processes}): {busy}")
+    if bound := summary.bound():
+        say(f"held back: {bound}")
     if summary.ignored:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in summary.ignored.most_common(5))
         say(f"not videos by their suffix, left out: {kinds} (--glob '*' takes all)")

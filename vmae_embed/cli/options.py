@@ -40,6 +40,24 @@ decoder_option = click.option(
 )
 
 
+class NumberOrAuto(click.ParamType[int | str]):
+    """A whole number from 1 on, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or ``auto``."""
+        if value == "auto" or (isinstance(value, int) and value >= 1):
+            return value  # type: ignore[no-any-return]
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r}: give a whole number from 1 on, or auto", param, ctx)
+        return number
+
+
 def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Make one decorator of several, in the order given."""
 

@@ -55,56 +55,58 @@ def say(message: str) -> None:
 
 
 class ProgressBar:
-    """Videos done, clips a second and time left, on stderr; a line every ten seconds where it is no terminal."""
+    """Videos done, clips a second and time left, on stderr; a line every ten seconds where it is no terminal.
+
+    The bar and the time left go by the bytes of the files: videos differ in length, and a long one moves it too.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._videos = self._clips = self._failed = 0
+        self._videos = self._clips = self._failed = self._bytes = 0
         self._begun = self._said = time.monotonic()
 
     def __call__(self, plan: Plan, progress: Progress) -> None:
         """Take note of progress; an observer of `vmae_embed.extractor.run`."""
         self._videos += progress.videos
         self._clips += progress.embedded
+        self._bytes += progress.bytes
         self._failed += len(progress.failures)
-        total = sum(len(unit.videos) for unit in plan.units) + len(plan.failures)
         if self._quiet:
             return
         if sys.stderr.isatty():
-            self._draw(total)
+            self._draw(plan)
         elif time.monotonic() - self._said > _LINE_EVERY_S:
             self._said = time.monotonic()
-            say(f"{self._videos:,} of {total:,} videos, {self._figures()}, {self._left(total)} left")
+            say(f"{self._figures(plan)}, {self._left(plan)} left")
 
-    def _figures(self) -> str:
+    def _figures(self, plan: Plan) -> str:
         rate = self._clips / max(time.monotonic() - self._begun, 1e-9)
-        failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._clips:,} clips, {rate:.1f} clips/s{failed}"
+        failed = f", {self._failed:,} failed" if self._failed else ""
+        return f"{self._videos:,} of {plan.videos:,} videos, {self._clips:,} clips, {rate:.1f} clips/s{failed}"
 
-    def _left(self, total: int) -> str:
-        if not self._videos:
+    def _left(self, plan: Plan) -> str:
+        if not self._bytes:
             return "?"
-        seconds = (time.monotonic() - self._begun) / self._videos * (total - self._videos)
+        seconds = (time.monotonic() - self._begun) / self._bytes * (plan.bytes - self._bytes)
         return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02}:{int(seconds % 60):02}"
 
-    def _draw(self, total: int) -> None:
+    def _draw(self, plan: Plan) -> None:
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
                 BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("videos · {task.description} ·"),
+                TextColumn("{task.description} ·"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=self._videos, description=self._figures())
+            self._task = self._bar.add_task("", total=plan.bytes)
+        self._bar.update(self._task, completed=self._bytes, description=self._figures(plan))
 
     def close(self) -> None:
         """Leave the terminal as it was."""

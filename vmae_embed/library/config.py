@@ -29,6 +29,7 @@ class LibraryConfig:
         stored: type of the stored embeddings, ``float32`` or ``float16``.
         columns: carried columns and their types.
         versions: of the packages that made it.
+        runs: what the latest runs did, the last of them last; see `vmae_embed.summary`.
     """
 
     encoder: Mapping[str, Any]
@@ -37,6 +38,7 @@ class LibraryConfig:
     stored: str
     columns: Mapping[str, str]
     versions: Mapping[str, str]
+    runs: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> bytes:
         """Return the bytes of ``library.json``."""
@@ -48,6 +50,7 @@ class LibraryConfig:
             "stored": self.stored,
             "columns": dict(self.columns),
             "versions": dict(self.versions),
+            "runs": [dict(run) for run in self.runs],
         }
         return (json.dumps(fields, indent=2) + "\n").encode()
 
@@ -64,6 +67,7 @@ class LibraryConfig:
             stored=fields["stored"],
             columns=fields["columns"],
             versions=fields["versions"],
+            runs=tuple(fields.get("runs", ())),
         )
         missing = [key for key in _COMPARABLE if key not in config.encoder]
         if missing or config.stored not in STORED or not set(config.columns.values()) <= set(CARRIED):
@@ -73,6 +77,8 @@ class LibraryConfig:
             raise ValueError("an encoder without a width, or without the hash of its weights")
         if set(config.columns) & RESERVED or not isinstance(config.versions, dict):
             raise ValueError("carried columns by names of its own, or versions that are none")
+        if not all(isinstance(run, dict) for run in config.runs):
+            raise ValueError("runs that are none")
         return config
 
     def check_comparable(self, name: str, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:

@@ -35,6 +35,9 @@ from vmae_embed.library.shards import (
 from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import Failure, Video
 
+# Entries of runs that ``library.json`` keeps.
+_MOST_RUNS = 20
+
 _HELD_SCHEMA = pa.schema([(name, pa.string()) for name in ("video_id", "path", "fingerprint")])
 
 
@@ -354,6 +357,19 @@ class Library:
         if set(columns) - set(self.config.columns):
             self.config = replace(self.config, columns={**self.config.columns, **columns})
             self._write_config()
+
+    def log_run(self, entry: Mapping[str, Any]) -> None:
+        """Keep what a run says of itself, in the place of what it said before.
+
+        Args:
+            entry: ready for JSON; runs are told apart by its ``started``.
+
+        Raises:
+            LibraryError: ``library.json`` cannot be written.
+        """
+        others = [run for run in self.config.runs if run.get("started") != entry["started"]]
+        self.config = replace(self.config, runs=(*others, entry)[-_MOST_RUNS:])
+        self._write_config()
 
     def check_comparable(self, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:
         """Refuse an encoder whose embeddings cannot be compared with the library's.

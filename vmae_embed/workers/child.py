@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import resource
 import signal
 import threading
 import time
@@ -25,11 +24,14 @@ from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import Timeline
 from vmae_embed.sampling import plan_spans
 from vmae_embed.workers.interpreter import end_with_parent
-from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
+from vmae_embed.workers.messages import EXIT_OUT_OF_MEMORY, ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 # Without a limit of the user's: ten minutes, or four times the video's length if that is longer.
 DEFAULT_TIMEOUT_S = 600.0
 DEFAULT_TIMEOUT_LENGTHS = 4.0
+
+# A decoder that takes memory by the gigabyte takes some hundred MB in this time.
+_WATCH_EVERY_S = 0.05
 
 # A system's timers refuse times that its clock cannot count; damaged files claim to last so long.
 _LONGEST_ALARM_S = 1e9
@@ -44,8 +46,9 @@ class _Worker:
         self._waited_s = 0.0
 
     def run(self) -> None:
-        if self._config.video_memory is not None:
-            _limit_memory(self._config.video_memory)
+        limit = self._config.video_memory
+        if limit is not None and _resident():
+            threading.Thread(target=_watch_memory, args=(limit,), daemon=True).start()
         self._connection.send(Ready(_resident()))
         while True:
             message = self._connection.recv()
@@ -80,11 +83,7 @@ class _Worker:
     def _explain(self, error: Exception) -> tuple[str, str]:
         """Stage and reason of a failure."""
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
-            limit = self._config.video_memory
-            reason = (
-                f"needs more than {limit / 2**30:.3g} GiB (--video-memory)" if limit else "needs more than there is"
-            )
-            return "memory", reason
+            return "memory", "needs more memory than there is"
         if isinstance(error, VmaeEmbedError):
             return getattr(error, "stage", "decode"), str(error)
         return "decode", " ".join(f"{type(error).__name__}: {error}".split())
@@ -107,28 +106,24 @@ class _Worker:
         signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_ALARM_S))
 
 
-def _limit_memory(limit: int) -> None:
-    """Have allocations fail beyond a limit over what the process holds now.
+def _watch_memory(limit: int) -> None:
+    """End the process when it holds so many bytes more than now; runs in a thread.
 
-    RLIMIT_DATA counts what a process may write to and shares with nobody (Linux 4.7); macOS
-    takes the limit and does not enforce it.
+    Looked at from here because FFmpeg's decoders report memory that they are refused as damage.
     """
-    held = _status_bytes("VmData") or 0
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = held + limit
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+    allowed = _resident() + limit
+    while _resident() <= allowed:
+        time.sleep(_WATCH_EVERY_S)
+    os._exit(EXIT_OUT_OF_MEMORY)
 
 
 def _resident() -> int:
-    return _status_bytes("VmRSS") or 0
-
-
-def _status_bytes(field: str) -> int | None:
+    """Bytes of memory that the process holds; 0 where the system does not tell (macOS)."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
-    except (FileNotFoundError, StopIteration):
-        return None  # not Linux
+        with open("/proc/self/statm", "rb") as status:
+            return int(status.read().split()[1]) * mmap.PAGESIZE
+    except FileNotFoundError:
+        return 0
 
 
 def main(arguments: list[str]) -> None:

@@ -11,6 +11,10 @@ from vmae_embed.records import ClipSpan, Timeline
 from vmae_embed.sampling import Sampling
 
 
+# With this a decoding process says that its video took too much memory; no interpreter or shell uses it.
+EXIT_OUT_OF_MEMORY = 90
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What a decoding process needs to know.
@@ -19,6 +23,7 @@ class WorkerConfig:
         sampling: how to cut clips.
         preprocessing: how to crop frames.
         decoder: one of `vmae_embed.decode.DECODERS`.
+        exact_pixels: convert frames whole before they are resized.
         timeout_s: seconds that a video may take, waiting for a free slot not counted; None for the default.
         slots: clips that its shared memory holds.
         video_memory: bytes that decoding one video may take; None for as many as there are.
@@ -27,9 +32,10 @@ class WorkerConfig:
     sampling: Sampling
     preprocessing: Preprocessing
     decoder: str
+    exact_pixels: bool
     timeout_s: float | None
     slots: int
-    video_memory: int | None = None
+    video_memory: int | None
 
     @property
     def slot_shape(self) -> tuple[int, int, int, int]:

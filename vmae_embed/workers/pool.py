@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
 from vmae_embed.workers.interpreter import describe_exit, start_interpreter
-from vmae_embed.workers.messages import ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
+from vmae_embed.workers.messages import EXIT_OUT_OF_MEMORY, ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 _PARTING_S = 5.0
 
@@ -248,6 +248,9 @@ class _Process:
             if code == -signal.SIGALRM:
                 limit = f"{self._config.timeout_s:g} s" if self._config.timeout_s else "the default limit"
                 failure = self._failure(video, "timeout", f"took longer than {limit} (--video-timeout)")
+            elif code == EXIT_OUT_OF_MEMORY:
+                limit = f"{(self._config.video_memory or 0) / 2**30:.3g} GiB"
+                failure = self._failure(video, "memory", f"takes more than {limit} to decode (--video-memory)")
             else:
                 failure = self._failure(video, "worker", f"its decoding process died ({describe_exit(code)})")
             yield VideoFailed(self.unit, video, failure, Usage(failure.seconds, 0.0, 0))

@@ -1,0 +1,95 @@
+"""Several devices: a process for each, the same rows, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import save_checkpoint
+from tests.test_workers import needs_proc
+from tests.videos import garbage, write_video
+from vmae_embed.encoder import Encoder
+from vmae_embed.errors import VmaeEmbedError
+from vmae_embed.extractor import run
+from vmae_embed.library import Library, verify
+from vmae_embed.pipeline import Progress
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return Encoder.from_pretrained(save_checkpoint(tmp_path_factory.mktemp("checkpoint")), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(6):
+        write_video(folder / f"{i}.mp4", frames=90, size=(96, 64), first_index=100 * i)
+    garbage(folder / "3_bad.mp4")
+    return folder
+
+
+def device_pids():
+    """Processes of devices, of this process."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _is_device(folder)]
+
+
+def _is_device(folder):
+    try:
+        parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        return parent == os.getpid() and b"pipeline.devices" in (folder / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_two_devices_give_the_rows_of_one(videos, encoder, tmp_path):
+    alone = run([videos], tmp_path / "one", encoder=encoder, workers=1)
+    both = run([videos], tmp_path / "two", encoder=encoder, devices=["cpu", "cpu"], workers=2)
+    assert both.setup.devices == ("cpu", "cpu")
+    assert (both.videos, both.clips, len(both.failures)) == (7, 12, 1)
+    assert both.library.table().equals(alone.library.table())
+    assert [failure.video_id for failure in both.library.failures()] == ["3_bad.mp4"]
+    assert verify(both.library) == []
+    assert both.times.encode_s > 0
+    assert run([videos], tmp_path / "two", encoder=encoder, devices=["cpu", "cpu"]).held == 7
+
+
+@needs_proc
+def test_a_device_whose_process_dies_ends_the_run_and_loses_nothing(videos, encoder, tmp_path):
+    def kill(plan, progress: Progress):
+        if progress.committed:
+            os.kill(device_pids()[0], signal.SIGKILL)
+
+    with pytest.raises(VmaeEmbedError, match=r"^cpu: its process died \(SIGKILL\); what is complete is kept"):
+        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=kill)
+    assert device_pids() == []
+    held = len(Library.open(tmp_path / "lib").units())
+    assert 0 < held < 7
+    done = run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"])
+    assert done.held == held
+    assert done.library.table().equals(run([videos], tmp_path / "one", encoder=encoder).library.table())
+
+
+def test_a_device_that_is_not_there_is_one_line(videos, encoder, tmp_path):
+    with pytest.raises(VmaeEmbedError, match=r"^nosuch: device='nosuch': not to be had here") as caught:
+        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "nosuch"])
+    assert "\n" not in str(caught.value)
+
+
+@needs_proc
+def test_an_observer_that_raises_ends_the_processes(videos, encoder, tmp_path):
+    def observe(plan, progress):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=observe)
+    until = time.monotonic() + 5
+    while device_pids() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert device_pids() == []
