@@ -59,9 +59,21 @@ def test_extract_says_what_it_did(made, run):
     assert code == 3
     assert out == ""
     assert "0 clips of 0 videos added" in err
-    assert "7 videos were there already" in err
+    assert "; 7 videos already there" in err
     assert "1 .txt (--glob '*' takes all)" in err
-    assert "1 videos failed, 1 of them in earlier runs; `vmae-embed failures" in err
+    assert "failed: 1 video (in earlier runs 1); `vmae-embed failures" in err
+
+
+def test_extract_says_where_its_time_went(made, run, tmp_path):
+    _, _, err = run("extract", made / "videos", "-o", tmp_path / "lib", "--model", made / "checkpoint", "--workers", 1)
+    (line,) = (line for line in err.splitlines() if line.startswith("time, side by side"))
+    for name in ("decoding", "(1 process)", "transfer", "encoding", "(cpu)", "writing", "waiting: decoders", "encoder"):
+        assert name in line
+    assert "failed: 1 video (open 1)" in err
+    _, text, _ = run("info", tmp_path / "lib")
+    assert ", done, 7 videos, 18 clips in " in text
+    _, out, _ = run("info", tmp_path / "lib", "--format", "json")
+    assert json.loads(out)["last run"]["clips"] == 18
 
 
 def test_failures(made, run):
@@ -205,7 +217,14 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", 
         (["extract", "{videos}", "-o", "{new}", "--model", "nowhere"], ["no such directory, and not a hub id"]),
         (["extract", "{videos}", "-o", "{new}", "--device", "warp"], ["device='warp'"]),
         (["extract", "{videos}", "-o", "{new}", "--decoder", "vlc"], ["'vlc' is not one of"]),
-        (["extract", "{videos}", "-o", "{new}", "--workers", "0", "--model", "{ck}"], ["workers=0"]),
+        (["extract", "{videos}", "-o", "{new}", "--devices", "cpu,warp", "--model", "{ck}"], ["device='warp'"]),
+        (["extract", "{videos}", "-o", "{new}", "--devices", "", "--model", "{ck}"], ["--devices ''", "0,1"]),
+        (["extract", "{videos}", "-o", "{new}", "--workers", "0"], ["'0': give a whole number from 1 on, or auto"]),
+        (["extract", "{videos}", "-o", "{new}", "--workers", "two"], ["'two': give a whole number from 1 on, or auto"]),
+        (["extract", "{videos}", "-o", "{new}", "--batch-size", "-1"], ["'-1': give a whole number from 1 on, or auto"]),
+        (["extract", "{videos}", "-o", "{new}", "--video-memory", "x"], ["'x' is not a valid float"]),
+        (["extract", "{videos}", "-o", "{new}", "--video-memory", "0.01", "--model", "{ck}"], ["at least 0.0625"]),
+        (["extract", "{videos}", "-o", "{new}", "--video-memory", "-1", "--model", "{ck}"], ["video-memory=-1"]),
         (["extract", "{videos}", "-o", "{new}", "--video-timeout", "0", "--model", "{ck}"], ["video-timeout=0"]),
         (["extract", "{missing}", "-o", "{new}", "--model", "{ck}"], ["no such file or folder"]),
         (["extract", "{empty}", "-o", "{new}", "--model", "{ck}"], ["it is empty"]),

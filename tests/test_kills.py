@@ -351,5 +351,5 @@ def test_ctrl_c_in_a_shell(ctrl_c_is_heard, driver, videos, undisturbed, tmp_pat
     assert 0 < held < 14
     code, said = driver.run(videos, lib)
     assert code == 3
-    assert f"{held} videos were there already" in said[0]
+    assert f"{held} videos already there" in said[0]
     assert_same(lib, undisturbed[0])

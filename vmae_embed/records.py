@@ -107,7 +107,7 @@ class Failure:
     Attributes:
         video_id: the video's id.
         path: absolute path of the file.
-        stage: ``source``, ``open``, ``timeline``, ``decode``, ``worker`` or ``timeout``.
+        stage: ``source``, ``open``, ``timeline``, ``decode``, ``encode``, ``worker``, ``timeout`` or ``memory``.
         reason: one line.
         seconds: time spent on it before it failed.
         fingerprint: of the file that failed; a changed file is tried again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option
-from vmae_embed.cli.output import ProgressBar, say
+from vmae_embed.cli.output import ProgressBar, count_of, say
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -204,36 +205,46 @@ def _parse_devices(text: str) -> list[str | None]:
             raise UsageError("--devices all: there is no GPU here")
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"--devices {text!r}: give cpu, cuda, 0,1 or all")
     return [f"cuda:{name}" if name.isdigit() else name for name in names]
 
 
 def _report(summary: Summary, output: str) -> int:
     rate = f", {summary.clips / summary.seconds:.1f} clips/s" if summary.clips else ""
     say(
-        f"{output}: {summary.clips:,} clips of {summary.videos - len(summary.failures):,} videos added "
-        f"in {summary.seconds:.1f} s{rate}; {summary.held:,} videos were there already"
+        f"{output}: {count_of(summary.clips, 'clip')} of "
+        f"{count_of(summary.videos - len(summary.failures), 'video')} added "
+        f"in {summary.seconds:.1f} s{rate}; {count_of(summary.held, 'video')} already there"
     )
-    if shares := summary.shares():
-        assert summary.setup is not None
-        busy = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        processes = f"{summary.setup.workers} decoding processes, encoder on {', '.join(summary.setup.devices)}"
-        say(f"of {summary.extracting_s:.1f} s (side by side; {processes}): {busy}")
+    if summary.setup is not None and (shares := summary.shares()):
+        workers = count_of(summary.setup.workers, "process", "es")
+        say(
+            f"time, side by side: decoding {shares['decoding']:.0%} ({workers}), transfer {shares['transfer']:.0%}, "
+            f"encoding {shares['encoding']:.0%} ({', '.join(summary.setup.devices)}), writing {shares['writing']:.0%}; "
+            f"waiting: decoders {shares['decoders waiting']:.0%}, encoder {shares['encoder waiting']:.0%}"
+        )
     if bound := summary.bound():
         say(f"held back: {bound}")
     if summary.ignored:
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in summary.ignored.most_common(5))
         say(f"not videos by their suffix, left out: {kinds} (--glob '*' takes all)")
     if summary.updated:
-        say(f"{summary.updated:,} of those have other paths or manifest columns now, which their clips were given")
+        say(f"given other paths or manifest columns: {count_of(summary.updated, 'video')} of those")
     if summary.pruned:
-        say(f"{summary.pruned:,} videos that no source lists were removed")
+        say(f"removed, as no source lists them: {count_of(summary.pruned, 'video')}")
     elif summary.vanished:
-        say(f"{summary.vanished:,} videos in the library are listed by no source any more (--prune removes them)")
+        say(
+            f"in the library, but listed by no source any more: {count_of(summary.vanished, 'video')} (--prune removes)"
+        )
     failed = len(summary.failures) + summary.known_failures
     if not failed:
         return 0
-    earlier = f", {summary.known_failures:,} of them in earlier runs" if summary.known_failures else ""
+    stages = Counter(failure.stage for failure in summary.failures)
+    known = {"in earlier runs": summary.known_failures} if summary.known_failures else {}
+    kinds = ", ".join(f"{name} {count:,}" for name, count in {**dict(stages.most_common()), **known}.items())
     say(
-        f"{failed:,} videos failed{earlier}; `vmae-embed failures {output}` lists them, --retry-failed tries them again"
+        f"failed: {count_of(failed, 'video')} ({kinds}); "
+        f"`vmae-embed failures {output}` lists them, --retry-failed tries them again"
     )
     return EXIT_SOME_FAILED

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -47,14 +49,23 @@ def info(library: str, output_format: str) -> None:
         "index": indexed,
         "first clip": next(iter(opened.column("clip_id")), None),
         "versions": dict(config.versions),
+        "last run": dict(config.runs[-1]) if config.runs else None,
     }
     if output_format == "json":
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
+    facts["last run"] = _describe_run(config.runs[-1]) if config.runs else None
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
         click.echo(f"{name:<24}{value if value is not None else '-'}")
+
+
+def _describe_run(run: Mapping[str, Any]) -> str:
+    if run.get("ended") is None:
+        return f"{run.get('started')}, killed or still running"
+    figures = f"{run.get('videos')} videos, {run.get('clips')} clips in {run.get('seconds')} s"
+    return f"{run.get('started')}, {run['ended']}, {figures}{f', {b}' if (b := run.get('bound')) else ''}"
 
 
 def _licence(checkpoint: str) -> str:

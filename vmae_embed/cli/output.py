@@ -54,6 +54,11 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def count_of(count: int, noun: str, plural: str = "s") -> str:
+    """Say how many: ``1 video``, ``2,000 videos``."""
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
 class ProgressBar:
     """Videos done, clips a second and time left, on stderr; a line every ten seconds where it is no terminal.
 

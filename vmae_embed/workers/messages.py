@@ -10,7 +10,6 @@ from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import ClipSpan, Timeline
 from vmae_embed.sampling import Sampling
 
-
 # With this a decoding process says that its video took too much memory; no interpreter or shell uses it.
 EXIT_OUT_OF_MEMORY = 90
 
