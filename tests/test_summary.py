@@ -17,7 +17,7 @@ from vmae_embed.summary import Setup, Summary
 
 def summary(devices=("cpu",), workers=2, dtype="float32", seconds=10.0, **times):
     made = Summary(library=None, begun=0.0)
-    made.setup = Setup(devices, workers, "auto", dtype, 8, False, False)
+    made.setup = Setup(devices, workers, "auto", dtype, 8, False)
     made.extracting_s = seconds
     made.add(Progress(times=StageTimes(**times)))
     return made

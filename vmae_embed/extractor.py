@@ -113,7 +113,7 @@ def run(
     _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
-    with Library.writing(library, _describe_run(encoder, sampling, stored)) as opened:
+    with Library.writing(library, _describe_run(encoder, sampling, stored, exact_pixels)) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()
         plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
@@ -156,7 +156,6 @@ def _extract_units(
             dtype=encoder.identity["precision"],
             batch_size=encoder.batch_size,
             compiled=encoder.compiled,
-            exact_pixels=config.exact_pixels,
         )
     )
     library = summary.library
@@ -236,13 +235,14 @@ def _count_known_failures(listing: Listing, held: Mapping[str, Held], plan: Plan
     return sum(1 for key in listed - plan.stale if key in held and held[key].failed)
 
 
-def _describe_run(encoder: Encoder, sampling: Sampling, stored: str) -> LibraryConfig:
+def _describe_run(encoder: Encoder, sampling: Sampling, stored: str, exact_pixels: bool) -> LibraryConfig:
     return LibraryConfig(
         encoder=encoder.identity,
         sampling=sampling,
         preprocessing=encoder.preprocessing,
         stored=stored,
         columns={},
+        exact_pixels=exact_pixels,
         versions={name: metadata.version(name) for name in _VERSIONED},
     )
 

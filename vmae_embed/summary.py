@@ -27,7 +27,6 @@ class Setup:
         dtype: of the forward pass.
         batch_size: clips in one forward pass.
         compiled: whether the encoder is.
-        exact_pixels: whether frames were converted whole before they were resized.
     """
 
     devices: tuple[str, ...]
@@ -36,7 +35,6 @@ class Setup:
     dtype: str
     batch_size: int
     compiled: bool
-    exact_pixels: bool
 
 
 @dataclass

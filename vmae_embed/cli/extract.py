@@ -72,9 +72,10 @@ _run_options = combine(
     click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
     decoder_option,
     click.option(
-        "--exact-pixels",
-        is_flag=True,
-        help="Convert frames whole before they are resized, as transformers would see them. Slower.",
+        "--exact-pixels/--fast-pixels",
+        default=None,
+        help="exact: convert frames whole before they are resized, to the pixels that transformers would see; slower. "
+        f"{_AS_BEFORE.format('fast')}",
     ),
     click.option(
         "--workers", type=NumberOrAuto(), default="auto", help="Decoding processes, in all; auto is one a processor."
@@ -118,7 +119,7 @@ def extract(
     uniform: bool,
     glob: str | None,
     decoder: str,
-    exact_pixels: bool,
+    exact_pixels: bool | None,
     workers: int | str,
     video_timeout: float | None,
     video_memory: float,
@@ -160,6 +161,7 @@ def extract(
         pooling = pooling or before.encoder["pooling"]
         dtype = dtype or before.encoder.get("precision")
         store = store or before.stored
+        exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
     chosen = _parse_devices(devices) if devices is not None else [None]
     encoder = Encoder.from_pretrained(
         model or DEFAULT_MODEL, revision=revision, device=chosen[0], dtype=dtype, pooling=pooling or "mean"
@@ -178,7 +180,7 @@ def extract(
             sampling=replace(sampling, frames=encoder.frames),
             glob=glob,
             decoder=decoder,
-            exact_pixels=exact_pixels,
+            exact_pixels=bool(exact_pixels),
             workers=workers if isinstance(workers, int) else None,
             video_timeout_s=video_timeout,
             video_memory=round(video_memory * 2**30) or None,

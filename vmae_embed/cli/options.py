@@ -28,8 +28,7 @@ device_option = click.option(
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(("float32", "bfloat16", "float16")),
-    default="float32",
-    help="Precision of the encoder's forward pass.",
+    help="Precision of the encoder's forward pass. [default: the library's]",
 )
 
 decoder_option = click.option(

@@ -62,7 +62,7 @@ def search(
     model: str | None,
     revision: str | None,
     pooling: str | None,
-    dtype: str,
+    dtype: str | None,
     device: str | None,
     decoder: str,
 ) -> None:
@@ -117,7 +117,7 @@ def _load(
     model: str | None,
     revision: str | None,
     pooling: str | None,
-    dtype: str,
+    dtype: str | None,
     device: str | None,
 ) -> Encoder:
     from vmae_embed.encoder import Encoder
@@ -127,6 +127,6 @@ def _load(
         model or made_with["checkpoint"],
         revision=revision or (None if model else made_with.get("revision")),
         pooling=pooling or made_with["pooling"],
-        dtype=dtype,
+        dtype=dtype or made_with["precision"],
         device=device,
     )

@@ -29,6 +29,7 @@ class LibraryConfig:
         stored: type of the stored embeddings, ``float32`` or ``float16``.
         columns: carried columns and their types.
         versions: of the packages that made it.
+        exact_pixels: whether frames were converted whole before they were resized.
         runs: what the latest runs did, the last of them last; see `vmae_embed.summary`.
     """
 
@@ -38,6 +39,7 @@ class LibraryConfig:
     stored: str
     columns: Mapping[str, str]
     versions: Mapping[str, str]
+    exact_pixels: bool = False
     runs: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> bytes:
@@ -50,6 +52,7 @@ class LibraryConfig:
             "stored": self.stored,
             "columns": dict(self.columns),
             "versions": dict(self.versions),
+            "exact_pixels": self.exact_pixels,
             "runs": [dict(run) for run in self.runs],
         }
         return (json.dumps(fields, indent=2) + "\n").encode()
@@ -67,6 +70,7 @@ class LibraryConfig:
             stored=fields["stored"],
             columns=fields["columns"],
             versions=fields["versions"],
+            exact_pixels=bool(fields.get("exact_pixels", True)),  # early versions knew nothing else
             runs=tuple(fields.get("runs", ())),
         )
         missing = [key for key in _COMPARABLE if key not in config.encoder]
@@ -110,6 +114,7 @@ class LibraryConfig:
             "sampling": (str(self.sampling), str(config.sampling)),
             "precision": (self.encoder.get("precision"), config.encoder.get("precision")),
             "stored type": (self.stored, config.stored),
+            "pixels": tuple("exact" if c.exact_pixels else "fast" for c in (self, config)),
         }
         for what, (before, now) in wanted.items():
             if before != now:
