@@ -196,6 +196,8 @@ DAMAGED = {
     "sampling out of range": _with(["sampling", "frames"], 0),
     "sampling of another type": _with(["sampling", "frames"], "16"),
     "sampling unknown": _with(["sampling", "tempo"], 1),
+    "runs are text": _with(["runs"], "yesterday"),
+    "a run is a number": _with(["runs"], [1]),
     "preprocessing incomplete": _with(["preprocessing", "crop"], ...),
     "preprocessing unknown": _with(["preprocessing", "flip"], True),
     "stored unknown": _with(["stored"], "bfloat16"),
@@ -653,12 +655,19 @@ def test_other_preprocessing_is_refused_naming_both(library):
         (changed(sampling=Sampling(hop_s=1)), "sampling .* this run asks for '.*a window every 1 s'"),
         (changed({"precision": "bfloat16"}), "precision 'float32', this run asks for 'bfloat16'"),
         (changed(stored="float16"), "stored type 'float32', this run asks for 'float16'"),
+        (changed(exact_pixels=True), "pixels 'fast', this run asks for 'exact'"),
     ],
 )
 def test_rows_of_another_kind_are_not_added_but_can_be_compared(library, config, message):
     with refused(message + ".*; give the same options, or another directory after -o$", IdentityMismatch):
         library.check_continuable(config)
     library.check_comparable(config.encoder, config.preprocessing)
+
+
+def test_libraries_from_before_there_was_a_choice_have_exact_pixels():
+    read = LibraryConfig.from_json(_with(["exact_pixels"], ...))
+    assert read.exact_pixels
+    assert not LibraryConfig.from_json(CONFIG.to_json()).exact_pixels
 
 
 def test_what_makes_no_difference_is_not_refused(library):
