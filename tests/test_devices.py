@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,41 @@ def test_an_observer_that_raises_ends_the_processes(videos, encoder, tmp_path):
     while device_pids() and time.monotonic() < until:
         time.sleep(0.02)
     assert device_pids() == []
+
+
+@needs_proc
+def test_nothing_outlives_a_killed_parent(videos, encoder, tmp_path):
+    mark = f"VMAE_EMBED_TEST_MARK={uuid.uuid4()}"
+    name, _, value = mark.partition("=")
+    checkpoint = encoder.identity["checkpoint"]
+    command = ["extract", str(videos), "-o", str(tmp_path / "lib"), "--model", checkpoint, "--devices", "cpu,cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vmae_embed", *command, "--quiet"],
+        env={**os.environ, name: value},
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("lib/clips/*.parquet")) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(marked(mark)) > 3  # the parent, two devices, and their decoding processes
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 10
+    while marked(mark) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert marked(mark) == []
+    done = run([videos], tmp_path / "lib", encoder=encoder)
+    assert done.held + done.videos == 7
+    assert done.held > 0
+
+
+def marked(mark):
+    """Processes that inherited a mark in their environment."""
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if mark.encode() in environment(folder)]
+
+
+def environment(folder):
+    try:
+        return (folder / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
