@@ -33,7 +33,7 @@ CLASSES = {
 }
 
 
-def make_model(layout: str, seed: int = 0, **changes):
+def make_model(layout: str, seed: int = 0, scale: float = 0.1, **changes):
     """A model whose every weight is random, biases and norms too, so that nothing can drop out unseen."""
     torch.manual_seed(seed)
     settings = {**SMALL, "use_mean_pooling": layout == "finetuned", **changes}
@@ -42,12 +42,12 @@ def make_model(layout: str, seed: int = 0, **changes):
     model = CLASSES[layout](VideoMAEConfig(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.1).add_(parameter.ndim == 1)
+            parameter.normal_(std=scale).add_(parameter.ndim == 1)
     return model
 
 
-def save_checkpoint(folder: Path, layout: str = "pretrained", seed: int = 0, **changes) -> Path:
-    model = make_model(layout, seed, **changes)
+def save_checkpoint(folder: Path, layout: str = "pretrained", seed: int = 0, scale: float = 0.1, **changes) -> Path:
+    model = make_model(layout, seed, scale, **changes)
     model.save_pretrained(folder)
     size = model.config.image_size
     VideoMAEImageProcessorPil(

@@ -1,0 +1,213 @@
+"""What callers hold: a loaded encoder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmae_embed.checkpoint import DEFAULT_MODEL, Checkpoint, load_checkpoint
+from vmae_embed.encoder.batches import find_batch_size, measure_rate, run_in_parts, run_on_cores, static_batch_size
+from vmae_embed.encoder.choices import check_device, check_dtype, check_pooling
+from vmae_embed.encoder.transfer import Link, Pending
+from vmae_embed.errors import UsageError
+from vmae_embed.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Encoder:
+    """A VideoMAE encoder without its head.
+
+    Attributes:
+        frames: T, the number of frames that a clip must have.
+        width: D, of an embedding.
+        preprocessing: the checkpoint's own.
+        batch_size: clips in one forward pass; larger batches are split. It halves when memory runs out.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        pooling: str = "mean",
+        compile: bool = False,
+    ) -> None:
+        import torch
+
+        from vmae_embed.encoder.forward import VideoTransformer
+
+        self._pooling = check_pooling(pooling)
+        self.device = check_device(device)
+        self._dtype = check_dtype(dtype, self.device)
+        self._network = VideoTransformer(checkpoint, self._dtype, self._pooling).to(self.device)
+        self._compiled = torch.compile(self._network, dynamic=False) if compile else None
+        self._link = Link(self.device)
+        self._identity = {
+            "checkpoint": checkpoint.name,
+            "revision": checkpoint.revision,
+            "weights_sha256": checkpoint.weights_sha256,
+        }
+        config = checkpoint.backbone.config
+        self.frames: int = config.num_frames
+        self.width: int = config.hidden_size
+        self.preprocessing: Preprocessing = checkpoint.preprocessing
+        self.batch_size = static_batch_size(self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        pooling: str = "mean",
+        compile: bool = False,
+    ) -> Encoder:
+        """Load an encoder.
+
+        Args:
+            model: a hub id, or a local directory in the hub's layout.
+            revision: branch, tag or commit of the hub repository.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; None takes a GPU where there is one.
+            dtype: of the matrix products: ``"float32"``, ``"bfloat16"`` or ``"float16"``; None takes
+                bfloat16 where the hardware has it, and float32 elsewhere.
+            pooling: ``"mean"`` of the tokens, or ``"first-token"``. ``"cls"`` means the latter:
+                VideoMAE has no CLS token.
+            compile: pass the network through ``torch.compile`` at the first batch. Batches are then
+                padded to ``batch_size``.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be found, is no VideoMAE, or its weights do not fit.
+            UsageError: no such pooling, dtype or device.
+        """
+        check_pooling(pooling, warn=False)
+        check_dtype(dtype, check_device(device))
+        return cls(load_checkpoint(model, revision), device=device, dtype=dtype, pooling=pooling, compile=compile)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches go through ``torch.compile``; False again once that has failed."""
+        return self._compiled is not None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two embeddings comparable, and where they came from; ready for JSON."""
+        pools_first = self._network.pooled_norm is not None
+        return {
+            **self._identity,
+            "pooling": self._pooling,
+            "norm": "fc_norm of the pooled token" if pools_first else "layernorm of the tokens",
+            "frames": self.frames,
+            "width": self.width,
+            "precision": str(self._dtype).removeprefix("torch."),
+        }
+
+    def encode(self, frames: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed clips.
+
+        Args:
+            frames: uint8 RGB ``(B, T, H, W, C)``, or B arrays ``(T, H, W, C)`` of any sizes.
+
+        Returns:
+            ``(B, D)`` float32. For a fine-tuned checkpoint under mean pooling this is exactly the
+            input of its classifier.
+
+        Raises:
+            UsageError: the array is of another dtype or shape, or T is not the checkpoint's.
+        """
+        cropped = [self._crop(clip, i) for i, clip in enumerate(frames)]
+        if not cropped:
+            return np.empty((0, self.width), dtype=np.float32)
+        batches = [
+            self.encode_cropped(np.stack(cropped[start : start + self.batch_size]))
+            for start in range(0, len(cropped), self.batch_size)
+        ]
+        return np.concatenate(batches)
+
+    def encode_cropped(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed one batch of clips that `Preprocessing` has already resized and cropped.
+
+        Args:
+            frames: ``(B, T, H, W, 3)`` uint8, H and W as the checkpoint crops.
+
+        Returns:
+            ``(B, D)`` float32.
+        """
+        return self.submit(frames).result()
+
+    def empty_batch(self) -> NDArray[np.uint8]:
+        """Return memory for one batch, ``(batch_size, T, H, W, 3)``: on CUDA it is pinned, and copied from fastest."""
+        return self._link.empty((self.batch_size, self.frames, *self.preprocessing.crop, 3))
+
+    def submit(self, frames: NDArray[np.uint8]) -> Pending:
+        """Begin to embed a batch; on CUDA this returns before it is done.
+
+        Args:
+            frames: ``(B, T, H, W, 3)`` uint8, as for `encode_cropped`. Leave them alone until the
+                result has been asked for.
+
+        Returns:
+            What gives the embeddings when asked.
+        """
+        import torch
+
+        with torch.inference_mode():
+            on_device = self._link.upload(frames)
+            embeddings, self.batch_size = run_in_parts(self._run, on_device, self.batch_size)
+            return self._link.download(embeddings, frames)
+
+    def find_batch_size(self) -> int:
+        """Choose ``batch_size`` by measuring on a GPU, and return it; elsewhere leave the fixed choice.
+
+        Sizes are doubled until that gains less than 5% or memory runs out, without ``torch.compile``.
+        """
+        import torch
+
+        def rate(size: int) -> float:
+            shape = (size, self.frames, *self.preprocessing.crop, 3)
+            with torch.inference_mode():
+                return measure_rate(self._network, torch.zeros(shape, dtype=torch.uint8, device=self.device))
+
+        if self.device.type == "cuda":
+            self.batch_size = find_batch_size(rate)
+        return self.batch_size
+
+    def _run(self, frames: torch.Tensor, size: int) -> torch.Tensor:
+        """One forward pass of up to ``size`` clips, compiled while that works."""
+        import torch
+
+        if self._compiled is not None:
+            # One shape compiles once; clips do not see each other, so what fills it up changes nothing.
+            padding = frames.new_zeros(size - len(frames), *frames.shape[1:])
+            try:
+                embeddings: torch.Tensor = self._compiled(torch.cat([frames, padding]))[: len(frames)]
+                return embeddings
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # compilers raise anything at all: none there, an old one, no disk
+                self._compiled = None
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(f"torch.compile does not work here; going on without it ({reason})", stacklevel=2)
+        if self.device.type == "cpu" and len(frames) > 1:
+            return run_on_cores(self._network, frames)
+        embeddings = self._network(frames)
+        return embeddings  # noqa: RET504 (mypy sees Any in what a module returns)
+
+    def _crop(self, clip: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or 0 in clip.shape:
+            raise UsageError(
+                f"clip {index} is {clip.dtype} of shape {tuple(clip.shape)}; give uint8 of shape (T, H, W, 3)"
+            )
+        if len(clip) != self.frames:
+            raise UsageError(f"clip {index} has {len(clip)} frames; this checkpoint takes {self.frames}")
+        return np.stack([self.preprocessing(frame) for frame in clip])
