@@ -16,7 +16,7 @@ from tests.checkpoints import save_checkpoint
 from tests.test_workers import needs_proc
 from tests.videos import garbage, write_video
 from vmae_embed.encoder import Encoder
-from vmae_embed.errors import VmaeEmbedError
+from vmae_embed.errors import UsageError, VmaeEmbedError
 from vmae_embed.extractor import run
 from vmae_embed.library import Library, verify
 from vmae_embed.pipeline import Progress
@@ -80,9 +80,10 @@ def test_a_device_whose_process_dies_ends_the_run_and_loses_nothing(videos, enco
 
 
 def test_a_device_that_is_not_there_is_one_line(videos, encoder, tmp_path):
-    with pytest.raises(VmaeEmbedError, match=r"^nosuch: device='nosuch': not to be had here") as caught:
+    with pytest.raises(UsageError, match=r"^device='nosuch': not to be had here") as caught:
         run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "nosuch"])
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "lib").exists()
 
 
 @needs_proc

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vmae_embed.decode import DECODERS
-from vmae_embed.encoder import Encoder
+from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library import STORED, Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, run_on_devices, run_units
@@ -110,6 +110,8 @@ def run(
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
     sampling = sampling or Sampling(frames=encoder.frames)
+    for device in devices:
+        check_device(device)
     _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
