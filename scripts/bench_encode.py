@@ -130,6 +130,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for side, run in sides.items():
             times[side].append(seconds(run))
+            print(f"  {side}: {times[side][-1]:.2f} s", flush=True)
     for side, values in times.items():
         rates = [arguments.clips / value for value in values]
         print(
