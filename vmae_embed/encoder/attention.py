@@ -23,7 +23,7 @@ def attend(qkv: torch.Tensor, heads: int) -> torch.Tensor:
         ``(B, N, D)`` in the dtype of ``qkv``.
     """
     batch, tokens, width = qkv.shape
-    query, key, value = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    query, key, value = qkv.view(batch, tokens, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4).unbind(0)
     # A compiler would unroll the loops over blocks.
     if qkv.device.type == "cpu" and qkv.dtype != torch.float32 and not torch.compiler.is_compiling():
         attended = _attend_in_blocks(query, key, value)

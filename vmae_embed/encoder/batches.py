@@ -7,6 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,7 +48,7 @@ def find_batch_size(rate: Callable[[int], float]) -> int:
     while size <= _LARGEST:
         try:
             measured = rate(size)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             break
         if measured < fastest * _WORTH:
             break
@@ -111,28 +114,29 @@ def measure_rate(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.
 
 
 def run_in_parts(
-    forward: Callable[[torch.Tensor, int], torch.Tensor], frames: torch.Tensor, size: int
+    forward: Callable[[NDArray[np.uint8], int], torch.Tensor], frames: NDArray[np.uint8], size: int
 ) -> tuple[torch.Tensor, int]:
     """Run a batch in parts no larger than the device's memory takes.
 
     Args:
         forward: takes a part and the size of parts, which the last one may fall short of; raises
-            ``torch.OutOfMemoryError`` where that is too much.
-        frames: ``(B, ...)``.
+            ``torch.cuda.OutOfMemoryError`` where that is too much.
+        frames: ``(B, ...)``; B may be 0.
         size: of the first parts to try.
 
     Returns:
         The results of all parts, ``(B, ...)``, and the size of part that did fit.
 
     Raises:
-        torch.OutOfMemoryError: not even one clip fits.
+        torch.cuda.OutOfMemoryError: not even one clip fits.
     """
     import torch
 
     while True:
         try:
-            return torch.cat([forward(part, size) for part in torch.split(frames, size)]), size
-        except torch.OutOfMemoryError:
+            starts = range(0, len(frames), size) or [0]
+            return torch.cat([forward(frames[start : start + size], size) for start in starts]), size
+        except torch.cuda.OutOfMemoryError:
             if size == 1:
                 raise
         # Outside of the handler: the exception holds the frames of the stack, and these the memory.

@@ -162,8 +162,7 @@ class Encoder:
         import torch
 
         with torch.inference_mode():
-            on_device = self._link.upload(frames)
-            embeddings, self.batch_size = run_in_parts(self._run, on_device, self.batch_size)
+            embeddings, self.batch_size = run_in_parts(self._run, frames, self.batch_size)
             return self._link.download(embeddings, frames)
 
     def find_batch_size(self) -> int:
@@ -182,17 +181,18 @@ class Encoder:
             self.batch_size = find_batch_size(rate)
         return self.batch_size
 
-    def _run(self, frames: torch.Tensor, size: int) -> torch.Tensor:
+    def _run(self, clips: NDArray[np.uint8], size: int) -> torch.Tensor:
         """One forward pass of up to ``size`` clips, compiled while that works."""
         import torch
 
+        frames = self._link.upload(clips)
         if self._compiled is not None:
             # One shape compiles once; clips do not see each other, so what fills it up changes nothing.
             padding = frames.new_zeros(size - len(frames), *frames.shape[1:])
             try:
                 embeddings: torch.Tensor = self._compiled(torch.cat([frames, padding]))[: len(frames)]
                 return embeddings
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers raise anything at all: none there, an old one, no disk
                 self._compiled = None

@@ -31,7 +31,8 @@ class Pending:
         """Wait for the device; return the embeddings, ``(B, D)``. The frames' memory is free from here on."""
         if self._ready is not None:
             self._ready.synchronize()
-        embeddings: NDArray[np.float32] = self._embeddings.numpy()
+        # A copy: pinned memory goes back to torch, which would otherwise have to ask the driver for more.
+        embeddings: NDArray[np.float32] = self._embeddings.numpy().copy()
         return embeddings
 
 
@@ -78,6 +79,6 @@ class Link:
             return Pending(frames, embeddings.cpu())
         on_host = torch.empty(embeddings.shape, dtype=embeddings.dtype, pin_memory=True)
         on_host.copy_(embeddings, non_blocking=True)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         ready.record(torch.cuda.current_stream(self._device))
         return Pending(frames, on_host, ready)
