@@ -23,14 +23,16 @@ from numpy.typing import NDArray
 
 from vmae_embed.checkpoint import Checkpoint, load_checkpoint
 from vmae_embed.encoder import DTYPES, Encoder
-from vmae_embed.preprocess import normalise
 
 
 def plain(
     checkpoint: Checkpoint, frames: NDArray[np.uint8], device: torch.device, batch_size: int
 ) -> Callable[[], object]:
     model = checkpoint.backbone.to(device)
-    pixels = [normalise(torch.from_numpy(clip[None]), checkpoint.preprocessing, torch.float32) for clip in frames]
+    settings = checkpoint.preprocessing
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
+    scaled = (torch.from_numpy(clip[None]).permute(0, 1, 4, 2, 3) * (settings.rescale or 1) for clip in frames)
+    pixels = [(clip - mean) / std for clip in scaled]
     batches = [torch.cat(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
 
     def run() -> object:

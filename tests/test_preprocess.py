@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import VideoMAEImageProcessorPil
 
-from vmae_embed.preprocess import Preprocessing, normalise
+from vmae_embed.preprocess import Preprocessing
 
 PUBLISHED = Preprocessing(
     shortest_edge=224,
@@ -41,7 +41,9 @@ def reference(frames, settings):
 
 def ours(frames, settings):
     cropped = np.stack([settings(frame) for frame in frames])[None]
-    return normalise(torch.from_numpy(cropped), settings, torch.float32)
+    scaled = torch.from_numpy(cropped).permute(0, 1, 4, 2, 3) * settings.rescale
+    mean, std = (torch.tensor(values).view(1, 1, 3, 1, 1) for values in (settings.mean, settings.std))
+    return (scaled - mean) / std
 
 
 def noise(height, width, seed=0):

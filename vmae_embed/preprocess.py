@@ -1,20 +1,17 @@
 """From uint8 frames to what the encoder was trained on.
 
-Two steps, so that no more than T x 224 x 224 x 3 bytes a clip leave the process that decoded it:
-`Preprocessing.crop` (Pillow, in the decoding process) and `normalise` (on the encoder's device).
+Resizing and cropping are done here, in the decoding process, so that no more than T x 224 x 224 x 3
+bytes a clip leave it; what rescaling and normalising do is part of the encoder's first product.
 Both do as transformers' `VideoMAEImageProcessorPil` does with the checkpoint's own settings.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +96,3 @@ class Preprocessing:
         canvas[top : top + height, left : left + width] = resized
         top, left = (canvas.shape[0] - crop_height) // 2, (canvas.shape[1] - crop_width) // 2
         return np.ascontiguousarray(canvas[top : top + crop_height, left : left + crop_width])
-
-
-def normalise(frames: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
-    """Turn cropped frames into the encoder's input, on the device where they are.
-
-    Args:
-        frames: ``(B, T, H, W, 3)`` uint8.
-        preprocessing: of the checkpoint.
-        dtype: of the encoder.
-
-    Returns:
-        ``(B, T, 3, H, W)`` in ``dtype``; computed in float32.
-    """
-    import torch
-
-    pixels = frames.permute(0, 1, 4, 2, 3).to(torch.float32)
-    if preprocessing.rescale is not None:
-        pixels = pixels * preprocessing.rescale
-    shape = (1, 1, 3, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=frames.device).view(shape)
-    std = torch.tensor(preprocessing.std, device=frames.device).view(shape)
-    return ((pixels - mean) / std).to(dtype)

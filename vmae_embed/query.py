@@ -249,7 +249,10 @@ def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None)
     if encoder is None:
         made_with = index.library.config.encoder
         encoder = Encoder.from_pretrained(
-            made_with["checkpoint"], revision=made_with.get("revision"), pooling=made_with["pooling"]
+            made_with["checkpoint"],
+            revision=made_with.get("revision"),
+            dtype=made_with.get("precision"),
+            pooling=made_with["pooling"],
         )
     elif not isinstance(encoder, Encoder):
         encoder = encoder()

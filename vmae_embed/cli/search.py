@@ -127,6 +127,6 @@ def _load(
         model or made_with["checkpoint"],
         revision=revision or (None if model else made_with.get("revision")),
         pooling=pooling or made_with["pooling"],
-        dtype=dtype or made_with["precision"],
+        dtype=dtype or made_with.get("precision"),
         device=device,
     )

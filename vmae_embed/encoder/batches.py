@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vmae_embed.errors import VmaeEmbedError
+
 if TYPE_CHECKING:
     import torch
 
@@ -128,7 +130,7 @@ def run_in_parts(
         The results of all parts, ``(B, ...)``, and the size of part that did fit.
 
     Raises:
-        torch.cuda.OutOfMemoryError: not even one clip fits.
+        VmaeEmbedError: not even one clip fits.
     """
     import torch
 
@@ -136,9 +138,11 @@ def run_in_parts(
         try:
             starts = range(0, len(frames), size) or [0]
             return torch.cat([forward(frames[start : start + size], size) for start in starts]), size
-        except torch.cuda.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError as error:
             if size == 1:
-                raise
+                raise VmaeEmbedError(
+                    "the device's memory does not hold the encoder and one clip; free some, or use --device cpu"
+                ) from error
         # Outside of the handler: the exception holds the frames of the stack, and these the memory.
         torch.cuda.empty_cache()
         size = max(1, min(size, len(frames)) // 2)
