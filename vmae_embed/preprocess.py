@@ -1,7 +1,7 @@
 """From uint8 frames to what the encoder was trained on.
 
 Two steps, so that no more than T x 224 x 224 x 3 bytes a clip leave the process that decoded it:
-`Preprocessing.crop` (Pillow, in the decoding process) and `normalise` (on the encoder's device).
+`Preprocessing` (Pillow, in the decoding process) and `normalise` (on the encoder's device).
 Both do as transformers' `VideoMAEImageProcessorPil` does with the checkpoint's own settings.
 """
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+# Pillow's number of its bilinear filter, which antialiases.
+BILINEAR = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -25,7 +28,7 @@ class Preprocessing:
         shortest_edge: pixels that the shorter side is resized to; None if ``resize`` is fixed.
         resize: ``(height, width)`` that every frame is resized to; None to keep the aspect ratio.
         crop: ``(height, width)`` of the centre crop, which is what the encoder takes.
-        resample: Pillow's number of the resampling filter; 2 is bilinear with antialiasing.
+        resample: Pillow's number of the resampling filter, such as `BILINEAR`.
         rescale: factor from uint8 to real numbers; None leaves them.
         mean: per channel, subtracted after rescaling.
         std: per channel, divided by.
@@ -66,9 +69,9 @@ class Preprocessing:
 
         height, width = frame.shape[:2]
         crop_height, crop_width = self.crop
-        if (height, width) == self.crop and self._resized(height, width) == self.crop:
+        if (height, width) == self.crop and self.resized(height, width) == self.crop:
             return frame
-        resized_height, resized_width = self._resized(height, width)
+        resized_height, resized_width = self.resized(height, width)
         top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
         if top < 0 or left < 0:
             return self._crop_with_border(frame, resized_height, resized_width)
@@ -79,7 +82,8 @@ class Preprocessing:
         image = Image.fromarray(frame).resize((crop_width, crop_height), Image.Resampling(self.resample), box=box)
         return np.asarray(image)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width, in pixels, that a frame of this size is resized to before the crop."""
         if self.resize is not None:
             return self.resize
         if self.shortest_edge is None:

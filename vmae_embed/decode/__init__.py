@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vmae_embed.decode.base import Frame, Reader, Transform, read_clips
+from vmae_embed.decode.base import Frame, Picture, Reader, Transform, read_clips
 from vmae_embed.errors import TimelineMismatch, UsageError
+from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import ClipSpan, FrameBatch, Timeline
 
-__all__ = ["DECODERS", "Frame", "Reader", "decode_clips", "open_video", "read_clips"]
+__all__ = ["DECODERS", "Frame", "Picture", "Reader", "cropping", "decode_clips", "open_video", "read_clips"]
 
 # `auto` is PyAV: it refuses least and, decoding only once, took half of decord's time a clip.
 DECODERS = ("auto", "pyav", "decord")
@@ -38,6 +39,19 @@ def open_video(path: str, decoder: str = "auto", *, threads: int = 1, by_decodin
     raise UsageError(f"decoder={decoder!r}: choose one of {', '.join(DECODERS)}")
 
 
+def cropping(preprocessing: Preprocessing, *, exact_pixels: bool = False) -> Transform:
+    """Return what `decode_clips` applies to pictures to make them the encoder's.
+
+    Args:
+        preprocessing: of the checkpoint.
+        exact_pixels: go by way of the whole picture's RGB, as transformers does. The pixels of the
+            fast path are a few grey levels off, by other roundings and a coarser colour plane.
+    """
+    if exact_pixels:
+        return lambda picture: preprocessing(picture.rgb())
+    return lambda picture: picture.cropped(preprocessing)
+
+
 def decode_clips(
     path: str,
     plan: Callable[[Timeline], Iterable[ClipSpan]],
@@ -55,7 +69,7 @@ def decode_clips(
     Args:
         path: of a local file.
         plan: the clips of a video, given its timeline.
-        transform: applied once to each decoded frame.
+        transform: what is kept of a picture, such as `cropping` makes; called once for each.
         decoder: one of `DECODERS`.
         threads: of FFmpeg; 0 lets it choose.
         on_timeline: told of the timeline before its first clip. If it is told again, the clips

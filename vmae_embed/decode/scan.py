@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from vmae_embed.decode.colour import is_hdr
 from vmae_embed.errors import DecodeError, TimelineMismatch
 from vmae_embed.records import Timeline
 
@@ -42,12 +43,14 @@ class Scan:
         keyframes: indices of the frames from which decoding can start.
         by_order: the decoder's timestamps are in disorder (H.264 with B-frames in AVI): its n-th
             frame is the n-th shown, whatever it is stamped.
+        is_hdr: its first frame is PQ or HLG.
     """
 
     timeline: Timeline
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     by_order: bool
+    is_hdr: bool
 
 
 @contextmanager
@@ -153,7 +156,7 @@ def _assemble(container: InputContainer, stream: VideoStream, found: _Found, *, 
         codec=stream.codec.canonical_name,
     )
     keyframes = np.searchsorted(unique, np.unique(np.array(found.keys, dtype=np.int64)))
-    return Scan(timeline, unique, keyframes, by_order)
+    return Scan(timeline, unique, keyframes, by_order, is_hdr(first.color_trc))
 
 
 def _from_packets(container: InputContainer, stream: VideoStream) -> _Found:
@@ -211,16 +214,27 @@ def _refuse_cut_short(path: str, container: InputContainer, stream: VideoStream,
             raise DecodeError(f"cut short: {end_s:.1f} of {promised_s:.1f} s are there", stage="timeline")
 
 
-def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decode_all(
+    container: InputContainer, stream: VideoStream, is_wanted: Callable[[int], bool] | None = None
+) -> Iterator[VideoFrame]:
     """Decode from where the container stands to its end.
 
     Packets of no data are skipped: Ogg marks repeated frames by them, FFmpeg takes them for the end.
     So are those before the first keyframe: a recording that starts mid-way has nothing they build on.
+
+    Args:
+        container: to read from.
+        stream: to decode.
+        is_wanted: of the packet with this pts; the others are decoded only if another frame is
+            built on theirs. None decodes everything.
     """
     started = False
+    codec = stream.codec_context
     for packet in container.demux(stream):
         started = started or packet.is_keyframe
         if packet.size and started:
+            if is_wanted is not None:
+                codec.skip_frame = "DEFAULT" if packet.pts is None or is_wanted(packet.pts) else "NONREF"
             yield from packet.decode()
     yield from stream.decode(None)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_embed.decode import decode_clips
+from vmae_embed.decode import cropping, decode_clips
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import Timeline
 from vmae_embed.sampling import plan_spans
@@ -56,7 +56,7 @@ class _Worker:
             for batch in decode_clips(
                 path,
                 lambda timeline: plan_spans(timeline, config.sampling),
-                config.preprocessing,
+                cropping(config.preprocessing, exact_pixels=config.exact_pixels),
                 decoder=config.decoder,
                 on_timeline=self._start,
             ):

@@ -21,6 +21,7 @@ class WorkerConfig:
         decoder: one of `vmae_embed.decode.DECODERS`.
         timeout_s: seconds that a video may take, waiting for a free slot not counted; None for the default.
         slots: clips that its shared memory holds.
+        exact_pixels: crop by way of each frame's whole RGB; see `vmae_embed.decode.cropping`.
     """
 
     sampling: Sampling
@@ -28,6 +29,7 @@ class WorkerConfig:
     decoder: str
     timeout_s: float | None
     slots: int
+    exact_pixels: bool = False
 
     @property
     def slot_shape(self) -> tuple[int, int, int, int]:
