@@ -92,7 +92,7 @@ class PyAVPicture:
 
     def rgb(self) -> Frame:
         """Return the whole picture."""
-        return self._finish(self._upright(self._frame.height, self._frame.width))
+        return np.ascontiguousarray(self._finish(self._upright(self._frame.height, self._frame.width)))
 
     def cropped(self, preprocessing: Preprocessing) -> Frame:
         """Return what `Preprocessing` makes of the picture, within a few grey levels, without all of its RGB."""
@@ -120,7 +120,7 @@ class PyAVPicture:
     def _finish(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Frame:
         if pixels.dtype == np.uint16:
             return to_sdr(pixels.astype(np.uint16, copy=False), self._frame.color_trc)
-        return np.ascontiguousarray(pixels, dtype=np.uint8)
+        return pixels.astype(np.uint8, copy=False)
 
 
 def _is_subsampled(pixel_format: VideoFormat) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vmae_embed.decode.pixels import Converter, PyAVPicture
-from vmae_embed.decode.scan import decode_all, describe, open_stream, scan
+from vmae_embed.decode.scan import decode_all, describe, open_stream, rewind, scan_stream
 from vmae_embed.errors import DecodeError, TimelineMismatch
 
 # A seek costs an index look-up and a flush; below this many frames decoding on is cheaper.
@@ -34,14 +35,18 @@ class PyAVReader:
 
     def __init__(self, path: str, *, threads: int = 1, by_decoding: bool = False) -> None:
         self._path, self._threads, self._by_decoding = path, threads, by_decoding
-        self._scan = scan(path, by_decoding=by_decoding)
+        with ExitStack() as stack:
+            opened = stack.enter_context(open_stream(path, threads))
+            self._scan = scan_stream(path, *opened, by_decoding=by_decoding)
+            self._stack = stack.pop_all()
+        self._scanned: tuple[InputContainer, VideoStream] | None = opened
         self.timeline = self._scan.timeline
 
     def frames(self, indices: Iterable[int]) -> Iterator[PyAVPicture]:
         """Decode frames in one pass, skipping by keyframes where nothing is wanted."""
         scanned = self._scan
         converter = Converter()
-        with open_stream(self._path, self._threads) as (container, stream):
+        with self._at_start() as (container, stream):
             wanted = None
             if self._threads == 1 and not self._by_decoding and _can_skip(stream):
                 indices, to_look_up = itertools.tee(indices)
@@ -73,8 +78,18 @@ class PyAVReader:
         place = int(np.searchsorted(self._scan.keyframes, index, side="right")) - 1
         return int(self._scan.keyframes[place]) if place >= 0 else None
 
+    @contextmanager
+    def _at_start(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        scanned, self._scanned = self._scanned, None
+        if scanned is not None and not self._by_decoding and rewind(*scanned, self._scan):
+            yield scanned
+        else:
+            with open_stream(self._path, self._threads) as opened:
+                yield opened
+
     def close(self) -> None:
-        """Nothing stays open between calls of `frames`."""
+        """Close the file."""
+        self._stack.close()
 
 
 class _Decoding:
