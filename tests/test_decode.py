@@ -223,5 +223,5 @@ def test_overlapping_clips_decode_each_frame_once(tmp_path):
 
 
 def test_unknown_decoder():
-    with pytest.raises(UsageError, match="decoder='ffmpeg': choose one of auto, pyav, decord"):
+    with pytest.raises(UsageError, match="decoder='ffmpeg': choose one of auto, pyav, nvdec, decord"):
         open_video("v.mp4", "ffmpeg")

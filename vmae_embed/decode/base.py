@@ -44,6 +44,7 @@ class Picture(Protocol):
 
 
 Transform = Callable[[Picture], Frame]
+Stack = Callable[[list[Frame]], NDArray[np.uint8]]
 
 
 class Reader(Protocol):
@@ -75,13 +76,16 @@ class Reader(Protocol):
         ...
 
 
-def read_clips(reader: Reader, spans: Iterable[ClipSpan], transform: Transform) -> Iterator[FrameBatch]:
+def read_clips(
+    reader: Reader, spans: Iterable[ClipSpan], transform: Transform, stack: Stack = np.stack
+) -> Iterator[FrameBatch]:
     """Decode clips in one pass over a video, however they overlap.
 
     Args:
         reader: an open video.
         spans: clips in order of their first frames.
         transform: what is kept of a picture; called once for each that is decoded.
+        stack: makes a clip's T frames one array, by copying them to where they belong.
 
     Yields:
         One batch a clip, in the order given.
@@ -101,7 +105,7 @@ def read_clips(reader: Reader, spans: Iterable[ClipSpan], transform: Transform) 
         frames = [held[index] for index in span.frames]
         if len({frame.shape for frame in frames}) > 1:
             raise DecodeError(f"the picture changes size near {span.start_s:.3f} s", stage="decode")
-        yield FrameBatch(span, np.stack(frames), reader.timeline.times_s[list(span.frames)])
+        yield FrameBatch(span, stack(frames), reader.timeline.times_s[list(span.frames)])
 
 
 def _decode_each_once(reader: Reader, spans: Iterable[ClipSpan]) -> Iterator[tuple[int, Picture]]:

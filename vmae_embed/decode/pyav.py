@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -31,12 +32,15 @@ _PROGRESSIVE = 1
 
 
 class PyAVReader:
-    """Decode with PyAV (FFmpeg). See `vmae_embed.decode.base.Reader`."""
+    """Decode with PyAV (FFmpeg), on the CPU or as ``hwaccel`` says. See `vmae_embed.decode.base.Reader`."""
 
-    def __init__(self, path: str, *, threads: int = 1, by_decoding: bool = False) -> None:
+    def __init__(
+        self, path: str, *, threads: int = 1, by_decoding: bool = False, hwaccel: HWAccel | None = None
+    ) -> None:
+        self._hwaccel = hwaccel
         self._path, self._threads, self._by_decoding = path, threads, by_decoding
         with ExitStack() as stack:
-            opened = stack.enter_context(open_stream(path, threads))
+            opened = stack.enter_context(open_stream(path, threads, hwaccel))
             self._scan = scan_stream(path, *opened, by_decoding=by_decoding)
             self._stack = stack.pop_all()
         self._scanned: tuple[InputContainer, VideoStream] | None = opened
@@ -48,7 +52,8 @@ class PyAVReader:
         converter = Converter()
         with self._at_start() as (container, stream):
             wanted = None
-            if self._threads == 1 and not self._by_decoding and _can_skip(stream):
+            # Several threads decode packets at once, and a GPU in its own time: neither is known to be exact.
+            if self._threads == 1 and self._hwaccel is None and not self._by_decoding and _can_skip(stream):
                 indices, to_look_up = itertools.tee(indices)
                 wanted = _Wanted(int(scanned.pts[index]) for index in to_look_up)
             decoding = _Decoding(container, stream, wanted, by_order=scanned.by_order)
@@ -81,14 +86,17 @@ class PyAVReader:
     @contextmanager
     def _at_start(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         scanned, self._scanned = self._scanned, None
-        if scanned is not None and not self._by_decoding and rewind(*scanned, self._scan):
-            yield scanned
-        else:
-            with open_stream(self._path, self._threads) as opened:
-                yield opened
+        # The pass that goes on with the scanned file closes it: FFmpeg must not lose it half-way.
+        with self._stack.pop_all() as stack:
+            if scanned is not None and not self._by_decoding and rewind(*scanned, self._scan):
+                yield scanned
+            else:
+                stack.close()
+                yield stack.enter_context(open_stream(self._path, self._threads, self._hwaccel))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, unless a call of `frames` goes on reading it: that closes it at its own end."""
+        self._scanned = None
         self._stack.close()
 
 

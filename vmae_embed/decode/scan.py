@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -59,15 +60,17 @@ class Scan:
 
 
 @contextmanager
-def open_stream(path: str, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream.
+def open_stream(
+    path: str, threads: int, hwaccel: HWAccel | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and its best video stream, to be decoded by the CPU or by what is given.
 
     Raises:
         DecodeError: it is not a video, or nothing here decodes it.
     """
     try:
         # Only local files: what a damaged or hostile file refers to is not fetched.
-        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace", hwaccel=hwaccel)
     except FileNotFoundError:
         raise DecodeError("the file has vanished", stage="open") from None
     except (av.FFmpegError, OSError, ValueError) as error:
