@@ -23,7 +23,7 @@ _SEEK_BEYOND_FRAMES = 32
 
 # Decoders that leave out frames that no other is built on, and nothing else, when told to skip
 # NONREF: by nal_ref_idc, or because they are B-frames, or because they refresh no reference.
-# VP9's and AV1's take no notice.
+# VP9's takes no notice, and AV1's (dav1d) none after it was opened.
 _FIELD_CODECS = {"h264", "mpeg2video"}
 _FRAME_CODECS = {"mpeg1video", "mpeg4", "vp8"}
 
