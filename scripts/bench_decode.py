@@ -80,7 +80,7 @@ def repeat(path: Path) -> Path:
         for loop in range(LOOPS):
             with av.open(str(path)) as container:
                 video = container.streams.video[0]
-                stream = stream or to.add_stream_from_template(video)
+                stream = stream or to.add_stream_from_template(video, opaque=True)
                 shift = round(loop * Fraction(FRAMES, 30) / video.time_base)
                 for packet in container.demux(video):
                     if packet.size:
