@@ -28,9 +28,13 @@ def assert_alike(a, b, path=""):
         assert difference.max() <= MOST_APART, path
 
 
+def rgb(picture):
+    return picture.rgb()
+
+
 def numbers(path, indices, decoder="pyav"):
     reader = open_video(str(path), decoder)
-    return [videos.read_index(frame) for frame in reader.frames(indices)]
+    return [videos.read_index(picture.rgb()) for picture in reader.frames(indices)]
 
 
 @pytest.mark.parametrize("decoder", BACKENDS)
@@ -43,7 +47,7 @@ def test_frames_are_those_asked_for(tmp_path, codec, decoder):
         assert decoder == "decord"
         return
     assert len(reader.timeline.times_s) == 60
-    assert [videos.read_index(f) for f in reader.frames([0, 1, 7, 30, 31, 59])] == [0, 1, 7, 30, 31, 59]
+    assert [videos.read_index(p.rgb()) for p in reader.frames([0, 1, 7, 30, 31, 59])] == [0, 1, 7, 30, 31, 59]
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4"])
@@ -52,7 +56,7 @@ def test_backends_agree(tmp_path, codec):
     ours, theirs = open_video(path, "pyav"), open_video(path, "decord")
     assert np.array_equal(ours.timeline.times_s, theirs.timeline.times_s)
     for a, b in zip(ours.frames(range(0, 40, 3)), theirs.frames(range(0, 40, 3)), strict=True):
-        assert_alike(a, b)
+        assert_alike(a.rgb(), b.rgb())
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared videos beside the checkout")
@@ -64,7 +68,7 @@ def test_backends_agree_on_real_files():
         try:
             ours, theirs = open_video(str(path), "pyav"), open_video(str(path), "decord")
             chosen = range(0, len(ours.timeline.times_s), 7)
-            pairs = list(zip(ours.frames(chosen), theirs.frames(chosen), strict=True))
+            pairs = [(a.rgb(), b.rgb()) for a, b in zip(ours.frames(chosen), theirs.frames(chosen), strict=True)]
         except DecodeError:
             continue
         for a, b in pairs:
@@ -79,7 +83,8 @@ def test_rotation_is_applied(tmp_path, degrees, decoder):
     path = videos.write_video(tmp_path / "v.mp4", rotation=degrees, size=(160, 96))
     reader = open_video(str(path), decoder)
     assert (reader.timeline.width, reader.timeline.height) == (160, 96)
-    (frame,) = reader.frames([9])
+    (picture,) = reader.frames([9])
+    frame = picture.rgb()
     assert frame.shape == (96, 160, 3)
     assert videos.read_index(frame) == 9
 
@@ -125,7 +130,7 @@ def test_recording_that_starts_between_keyframes(tmp_path):
 def test_best_of_two_streams(tmp_path):
     path = videos.two_video_streams(tmp_path / "v.mkv")
     ours, theirs = (open_video(str(path), decoder) for decoder in BACKENDS)
-    assert next(iter(ours.frames([3]))).shape == next(iter(theirs.frames([3]))).shape
+    assert next(iter(ours.frames([3]))).rgb().shape == next(iter(theirs.frames([3]))).rgb().shape
 
 
 @pytest.mark.parametrize("make", [videos.bframes_avi, videos.vp8_altref])
@@ -133,7 +138,7 @@ def test_packets_that_lie_about_frames(tmp_path, make):
     path = make(tmp_path / ("v.avi" if make is videos.bframes_avi else "v.webm"))
     timelines = []
     spans = [ClipSpan(0, 2, tuple(range(0, 48, 3)))]
-    (clip,) = decode_clips(str(path), lambda _: spans, lambda frame: frame, on_timeline=timelines.append)
+    (clip,) = decode_clips(str(path), lambda _: spans, rgb, on_timeline=timelines.append)
     shown = [videos.read_index(frame) for frame in clip.frames]
     if make is videos.bframes_avi:
         assert shown == list(range(0, 48, 3))
@@ -186,7 +191,7 @@ def test_a_file_cut_short_is_never_passed_off_as_whole(tmp_path, suffix, decoder
     whole = videos.write_video(tmp_path / f"v{suffix}", frames=240, container_options=options)
     path = videos.truncate(whole, 0.5)
     with pytest.raises(DecodeError, match="cut short"):
-        list(decode_clips(str(path), lambda t: plan_spans(t, Sampling()), lambda f: f, decoder=decoder))
+        list(decode_clips(str(path), lambda t: plan_spans(t, Sampling()), rgb, decoder=decoder))
 
 
 def test_damage_is_reported_or_harmless(tmp_path):
@@ -196,7 +201,7 @@ def test_damage_is_reported_or_harmless(tmp_path):
     for seed in range(8):
         path = videos.flip_bits(whole, 40, seed)
         try:
-            (clip,) = decode_clips(str(path), lambda t: plan_spans(t, Sampling()), lambda f: f)
+            (clip,) = decode_clips(str(path), lambda t: plan_spans(t, Sampling()), rgb)
             assert len(clip.frames) == 16
         except DecodeError:
             failed += 1
@@ -207,9 +212,9 @@ def test_overlapping_clips_decode_each_frame_once(tmp_path):
     path = str(videos.write_video(tmp_path / "v.mp4", frames=90))
     seen = []
 
-    def count(frame):
-        seen.append(videos.read_index(frame))
-        return frame
+    def count(picture):
+        seen.append(videos.read_index(picture.rgb()))
+        return picture.rgb()
 
     clips = list(decode_clips(path, lambda t: plan_spans(t, Sampling(hop_s=0.5)), count))
     assert seen == sorted(set(seen))
@@ -218,5 +223,5 @@ def test_overlapping_clips_decode_each_frame_once(tmp_path):
 
 
 def test_unknown_decoder():
-    with pytest.raises(UsageError, match="decoder='ffmpeg': choose one of auto, pyav, decord"):
+    with pytest.raises(UsageError, match="decoder='ffmpeg': choose one of auto, pyav, nvdec, decord"):
         open_video("v.mp4", "ffmpeg")

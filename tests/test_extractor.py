@@ -379,7 +379,7 @@ def test_a_library_made_otherwise_is_refused_before_anything_is_done(case):
         ({"video_timeout_s": 0}, "video-timeout=0: give seconds, above 0"),
         ({"video_timeout_s": float("nan")}, "video-timeout=nan: give seconds, above 0"),
         ({"sampling": Sampling(frames=8)}, "sampling takes 8 frames a clip; this checkpoint takes 16"),
-        ({"decoder": "ffmpeg"}, "decoder='ffmpeg': choose one of auto, pyav, decord"),
+        ({"decoder": "ffmpeg"}, "decoder='ffmpeg': choose one of auto, pyav, nvdec, decord"),
         ({"stored": "int8"}, "stored='int8': choose one of float32, float16"),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from vmae_embed.decode import DECODERS
+from vmae_embed.decode import DECODERS, check_decoder
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library import STORED, Held, Library, LibraryConfig
@@ -110,8 +110,9 @@ def run(
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
     sampling = sampling or Sampling(frames=encoder.frames)
-    for device in devices:
-        check_device(device)
+    on = [check_device(device) for device in devices] or [encoder.device]
+    for device in on if decoder == "nvdec" else []:
+        check_decoder(decoder, device=device.index or 0)
     _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
@@ -131,7 +132,14 @@ def run(
                 _count(summary, Progress(videos=len(plan.failures), failures=tuple(plan.failures)), plan, observe)
             if plan.units:
                 config = WorkerConfig(
-                    sampling, encoder.preprocessing, decoder, exact_pixels, video_timeout_s, SLOTS, video_memory
+                    sampling,
+                    encoder.preprocessing,
+                    decoder,
+                    exact_pixels,
+                    video_timeout_s,
+                    SLOTS,
+                    video_memory,
+                    on[0].index or 0,
                 )
                 _extract_units(summary, plan, encoder, list(devices), config, workers, observe)
     return summary

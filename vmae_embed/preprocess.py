@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Pillow's number of its bilinear filter, which antialiases.
+BILINEAR = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -22,7 +25,7 @@ class Preprocessing:
         shortest_edge: pixels that the shorter side is resized to; None if ``resize`` is fixed.
         resize: ``(height, width)`` that every frame is resized to; None to keep the aspect ratio.
         crop: ``(height, width)`` of the centre crop, which is what the encoder takes.
-        resample: Pillow's number of the resampling filter; 2 is bilinear with antialiasing.
+        resample: Pillow's number of the resampling filter, such as `BILINEAR`.
         rescale: factor from uint8 to real numbers; None leaves them.
         mean: per channel, subtracted after rescaling.
         std: per channel, divided by.
@@ -63,9 +66,9 @@ class Preprocessing:
 
         height, width = frame.shape[:2]
         crop_height, crop_width = self.crop
-        if (height, width) == self.crop and self._resized(height, width) == self.crop:
+        if (height, width) == self.crop and self.resized(height, width) == self.crop:
             return frame
-        resized_height, resized_width = self._resized(height, width)
+        resized_height, resized_width = self.resized(height, width)
         top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
         if top < 0 or left < 0:
             return self._crop_with_border(frame, resized_height, resized_width)
@@ -76,7 +79,8 @@ class Preprocessing:
         image = Image.fromarray(frame).resize((crop_width, crop_height), Image.Resampling(self.resample), box=box)
         return np.asarray(image)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width, in pixels, that a frame of this size is resized to before the crop."""
         if self.resize is not None:
             return self.resize
         if self.shortest_edge is None:

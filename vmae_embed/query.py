@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vmae_embed.decode import decode_clips
+from vmae_embed.decode import cropping, decode_clips
 from vmae_embed.errors import DecodeError, QueryError, UsageError
 from vmae_embed.index import Index
 from vmae_embed.records import FrameBatch, Hit, QueryClip, clip_id, fingerprint, split_fragment
@@ -223,7 +223,7 @@ def _from_file(
         for batch in decode_clips(
             path,
             lambda timeline: plan_spans(timeline, config.sampling, start_s=start_s, end_s=end_s),
-            config.preprocessing,
+            cropping(config.preprocessing, exact_pixels=config.exact_pixels),
             decoder=decoder,
             threads=0,
             on_timeline=lambda _: batches.clear(),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vmae_embed.decode import decode_clips
+from vmae_embed.decode import Picture, decode_clips
 from vmae_embed.errors import DecodeError, UsageError
 from vmae_embed.records import Hit, QueryClip, fingerprint
 from vmae_embed.sampling import Sampling, plan_spans
@@ -191,9 +191,10 @@ def _sprite(path: str, start_s: float, end_s: float, embedded: str) -> _Sprite:
     return _Sprite("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), width, height)
 
 
-def _shrink(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shrink(picture: Picture) -> NDArray[np.uint8]:
     from PIL import Image
 
+    frame = picture.rgb()
     height, width = frame.shape[:2]
     # A strip of a picture would make a page-high row.
     size = (_WIDTH, min(max(round(_WIDTH * height / width), 20), 3 * _WIDTH))

@@ -33,9 +33,9 @@ dtype_option = click.option(
 
 decoder_option = click.option(
     "--decoder",
-    type=click.Choice(("auto", "pyav", "decord")),
+    type=click.Choice(("auto", "pyav", "nvdec", "decord")),
     default="auto",
-    help="Decoding backend; auto is pyav, which refuses least.",
+    help="Decoding backend; auto is pyav, which refuses least. nvdec is pyav on the GPU's decoder.",
 )
 
 

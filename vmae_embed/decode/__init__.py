@@ -4,17 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vmae_embed.decode.base import Frame, Reader, Transform, read_clips
+import numpy as np
+
+from vmae_embed.decode.base import Frame, Picture, Reader, Stack, Transform, read_clips
 from vmae_embed.errors import TimelineMismatch, UsageError
+from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import ClipSpan, FrameBatch, Timeline
 
-__all__ = ["DECODERS", "Frame", "Reader", "decode_clips", "open_video", "read_clips"]
+__all__ = [
+    "DECODERS",
+    "Frame",
+    "Picture",
+    "Reader",
+    "check_decoder",
+    "cropping",
+    "decode_clips",
+    "open_video",
+    "read_clips",
+]
 
-# `auto` is PyAV: it refuses least and, decoding only once, took half of decord's time a clip.
-DECODERS = ("auto", "pyav", "decord")
+# `auto` is PyAV on the CPU: it refuses least and takes about half of decord's time a clip. nvdec
+# has to be asked for as long as nobody has measured which of both a machine is better off with.
+DECODERS = ("auto", "pyav", "nvdec", "decord")
 
 
-def open_video(path: str, decoder: str = "auto", *, threads: int = 1, by_decoding: bool = False) -> Reader:
+def check_decoder(decoder: str, *, device: int = 0) -> None:
+    """See that a backend can be had on this machine, before any video is tried with it.
+
+    Args:
+        decoder: one of `DECODERS`.
+        device: number of the GPU that nvdec would decode on.
+
+    Raises:
+        UsageError: no such backend, or no GPU for it.
+    """
+    if decoder not in DECODERS:
+        raise UsageError(f"decoder={decoder!r}: choose one of {', '.join(DECODERS)}")
+    if decoder == "nvdec":
+        from vmae_embed.decode.nvdec import check_device
+
+        check_device(device)
+
+
+def open_video(
+    path: str, decoder: str = "auto", *, threads: int = 1, by_decoding: bool = False, device: int = 0
+) -> Reader:
     """Open a video with a backend.
 
     Args:
@@ -22,6 +56,7 @@ def open_video(path: str, decoder: str = "auto", *, threads: int = 1, by_decodin
         decoder: one of `DECODERS`.
         threads: of FFmpeg; 0 lets it choose.
         by_decoding: learn the frames' times by decoding all of them.
+        device: number of the GPU that nvdec decodes on; see `check_decoder`.
 
     Raises:
         UsageError: no such backend.
@@ -31,11 +66,29 @@ def open_video(path: str, decoder: str = "auto", *, threads: int = 1, by_decodin
         from vmae_embed.decode.pyav import PyAVReader
 
         return PyAVReader(path, threads=threads, by_decoding=by_decoding)
+    if decoder == "nvdec":
+        from vmae_embed.decode.nvdec import acceleration
+        from vmae_embed.decode.pyav import PyAVReader
+
+        return PyAVReader(path, by_decoding=by_decoding, hwaccel=acceleration(device))
     if decoder == "decord":
         from vmae_embed.decode.decord import DecordReader
 
         return DecordReader(path, threads=threads, by_decoding=by_decoding)
     raise UsageError(f"decoder={decoder!r}: choose one of {', '.join(DECODERS)}")
+
+
+def cropping(preprocessing: Preprocessing, *, exact_pixels: bool = False) -> Transform:
+    """Return what `decode_clips` applies to pictures to make them the encoder's.
+
+    Args:
+        preprocessing: of the checkpoint.
+        exact_pixels: go by way of the whole picture's RGB, as transformers does. The pixels of the
+            fast path are a few grey levels off, by other roundings and a coarser colour plane.
+    """
+    if exact_pixels:
+        return lambda picture: preprocessing(picture.rgb())
+    return lambda picture: picture.cropped(preprocessing)
 
 
 def decode_clips(
@@ -45,6 +98,8 @@ def decode_clips(
     *,
     decoder: str = "auto",
     threads: int = 1,
+    device: int = 0,
+    stack: Stack = np.stack,
     on_timeline: Callable[[Timeline], None] = lambda _: None,
 ) -> Iterator[FrameBatch]:
     """Decode the clips that a plan cuts from a video.
@@ -55,9 +110,11 @@ def decode_clips(
     Args:
         path: of a local file.
         plan: the clips of a video, given its timeline.
-        transform: applied once to each decoded frame.
+        transform: what is kept of a picture, such as `cropping` makes; called once for each.
         decoder: one of `DECODERS`.
         threads: of FFmpeg; 0 lets it choose.
+        device: number of the GPU that nvdec decodes on.
+        stack: makes a clip's T frames one array.
         on_timeline: told of the timeline before its first clip. If it is told again, the clips
             yielded until then are void.
 
@@ -66,14 +123,14 @@ def decode_clips(
     """
     for by_decoding in (False, True):
         try:
-            reader = open_video(path, decoder, threads=threads, by_decoding=by_decoding)
+            reader = open_video(path, decoder, threads=threads, by_decoding=by_decoding, device=device)
         except TimelineMismatch:
             if by_decoding:
                 raise
             continue
         try:
             on_timeline(reader.timeline)
-            yield from read_clips(reader, plan(reader.timeline), transform)
+            yield from read_clips(reader, plan(reader.timeline), transform, stack)
         except TimelineMismatch:
             if by_decoding:
                 raise

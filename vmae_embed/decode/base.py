@@ -15,10 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.errors import DecodeError
+from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import ClipSpan, FrameBatch, Timeline
 
 Frame = NDArray[np.uint8]
-Transform = Callable[[Frame], Frame]
+
+
+class Picture(Protocol):
+    """One decoded frame, not yet converted: take from it what is needed, before the next one is asked for."""
+
+    def rgb(self) -> Frame:
+        """Return the whole picture.
+
+        Returns:
+            ``(H, W, 3)`` uint8 RGB: rotation applied, colour as the stream describes it, pixels as
+            stored (a pixel aspect ratio other than 1 is not applied, as in VideoMAE's own training).
+        """
+        ...
+
+    def cropped(self, preprocessing: Preprocessing) -> Frame:
+        """Return the picture resized and cropped, as cheaply as the backend can.
+
+        Returns:
+            ``(crop height, crop width, 3)`` uint8: ``preprocessing(self.rgb())``, give or take a
+            few grey levels.
+        """
+        ...
+
+
+Transform = Callable[[Picture], Frame]
+Stack = Callable[[list[Frame]], NDArray[np.uint8]]
 
 
 class Reader(Protocol):
@@ -30,15 +56,14 @@ class Reader(Protocol):
 
     timeline: Timeline
 
-    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+    def frames(self, indices: Iterable[int]) -> Iterator[Picture]:
         """Decode frames in one pass.
 
         Args:
             indices: into ``timeline.times_s``, strictly ascending.
 
         Yields:
-            ``(H, W, 3)`` uint8 RGB for each index: rotation applied, pixels as stored
-            (a pixel aspect ratio other than 1 is not applied, as in VideoMAE's own training).
+            The picture of each index.
 
         Raises:
             TimelineMismatch: the decoder has no frame with the promised time.
@@ -51,13 +76,16 @@ class Reader(Protocol):
         ...
 
 
-def read_clips(reader: Reader, spans: Iterable[ClipSpan], transform: Transform) -> Iterator[FrameBatch]:
+def read_clips(
+    reader: Reader, spans: Iterable[ClipSpan], transform: Transform, stack: Stack = np.stack
+) -> Iterator[FrameBatch]:
     """Decode clips in one pass over a video, however they overlap.
 
     Args:
         reader: an open video.
         spans: clips in order of their first frames.
-        transform: applied once to each decoded frame, before it is kept.
+        transform: what is kept of a picture; called once for each that is decoded.
+        stack: makes a clip's T frames one array, by copying them to where they belong.
 
     Yields:
         One batch a clip, in the order given.
@@ -72,15 +100,15 @@ def read_clips(reader: Reader, spans: Iterable[ClipSpan], transform: Transform) 
         for index in [index for index in held if index < span.frames[0]]:
             del held[index]
         while span.frames[-1] not in held:
-            index, frame = next(decoded)
-            held[index] = transform(frame)
+            index, picture = next(decoded)
+            held[index] = transform(picture)
         frames = [held[index] for index in span.frames]
         if len({frame.shape for frame in frames}) > 1:
             raise DecodeError(f"the picture changes size near {span.start_s:.3f} s", stage="decode")
-        yield FrameBatch(span, np.stack(frames), reader.timeline.times_s[list(span.frames)])
+        yield FrameBatch(span, stack(frames), reader.timeline.times_s[list(span.frames)])
 
 
-def _decode_each_once(reader: Reader, spans: Iterable[ClipSpan]) -> Iterator[tuple[int, Frame]]:
+def _decode_each_once(reader: Reader, spans: Iterable[ClipSpan]) -> Iterator[tuple[int, Picture]]:
     to_decode, to_name = itertools.tee(_ascending(spans))
     return zip(to_name, reader.frames(to_decode), strict=True)
 

@@ -15,9 +15,25 @@ import numpy as np
 from vmae_embed.decode.base import Frame
 from vmae_embed.decode.scan import scan
 from vmae_embed.errors import DecodeError, DecoderRefused
+from vmae_embed.preprocess import Preprocessing
 
 # decord keeps times as float32: at two hours one step is half a millisecond.
 _AGREEMENT_S = 0.002
+
+
+class DecordPicture:
+    """A decoded frame, which decord hands over whole. See `vmae_embed.decode.base.Picture`."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def rgb(self) -> Frame:
+        """Return the whole picture."""
+        return self._frame
+
+    def cropped(self, preprocessing: Preprocessing) -> Frame:
+        """Return it resized and cropped, by Pillow."""
+        return preprocessing(self._frame)
 
 
 class DecordReader:
@@ -28,7 +44,10 @@ class DecordReader:
 
         if by_decoding:
             raise DecoderRefused("packets and frames do not correspond; decord cannot tell which", stage="open")
-        self.timeline = scan(path).timeline
+        scanned = scan(path)
+        if scanned.is_hdr:
+            raise DecoderRefused("it is HDR, which decord gives as it is stored", stage="open")
+        self.timeline = scanned.timeline
         self._path, self._threads = path, threads
         decord.logging.set_level(decord.logging.QUIET)
         try:
@@ -48,7 +67,7 @@ class DecordReader:
         if apart > _AGREEMENT_S:
             raise DecoderRefused(f"decord's times differ from the stream's by up to {apart:.3f} s", stage="open")
 
-    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+    def frames(self, indices: Iterable[int]) -> Iterator[DecordPicture]:
         """Decode frames in one pass, one after the other.
 
         decord's own seeks and skips miscount in open groups, in fragments and in TS.
@@ -67,7 +86,7 @@ class DecordReader:
                 at = self.timeline.times_s[index]
                 raise DecodeError(f"damaged before {at:.3f} s: {_last_line(error)}", stage="decode") from error
             place = index + 1
-            yield frame
+            yield DecordPicture(frame)
 
     def _open(self) -> Any:
         import decord

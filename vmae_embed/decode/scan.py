@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from vmae_embed.decode.colour import is_hdr
 from vmae_embed.errors import DecodeError, TimelineMismatch
 from vmae_embed.records import Timeline
 
@@ -24,6 +26,9 @@ av.logging.set_level(None)
 
 # Formats that name other files or hosts to read: a file in a library must not reach beyond itself.
 _REDIRECTING = {"hls", "dash", "concat", "sdp", "rtsp", "imf", "webm_dash_manifest"}
+
+# Formats with an index, in which going back to the start is not a search.
+_REWINDABLE = {"mov", "matroska"}
 
 # Matroska states its duration; a file cut short by more than this is reported, not passed off as whole.
 _DURATION_SLACK_S = 0.5
@@ -42,24 +47,30 @@ class Scan:
         keyframes: indices of the frames from which decoding can start.
         by_order: the decoder's timestamps are in disorder (H.264 with B-frames in AVI): its n-th
             frame is the n-th shown, whatever it is stamped.
+        is_hdr: its first frame is PQ or HLG.
+        first_dts: of the first packet, in the stream's time base, if it is known.
     """
 
     timeline: Timeline
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     by_order: bool
+    is_hdr: bool
+    first_dts: int | None
 
 
 @contextmanager
-def open_stream(path: str, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its best video stream.
+def open_stream(
+    path: str, threads: int, hwaccel: HWAccel | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and its best video stream, to be decoded by the CPU or by what is given.
 
     Raises:
         DecodeError: it is not a video, or nothing here decodes it.
     """
     try:
         # Only local files: what a damaged or hostile file refers to is not fetched.
-        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace", hwaccel=hwaccel)
     except FileNotFoundError:
         raise DecodeError("the file has vanished", stage="open") from None
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -81,25 +92,54 @@ def open_stream(path: str, threads: int) -> Iterator[tuple[InputContainer, Video
         yield container, stream
 
 
-def scan(path: str, *, by_decoding: bool = False) -> Scan:
+def scan(path: str) -> Scan:
+    """Read when each frame of a video is shown; see `scan_stream`."""
+    with open_stream(path, threads=1) as (container, stream):
+        return scan_stream(path, container, stream)
+
+
+def scan_stream(path: str, container: InputContainer, stream: VideoStream, *, by_decoding: bool = False) -> Scan:
     """Read when each frame of a video is shown.
 
     Args:
         path: of the file.
+        container: the open file, not yet read from; it is left at its end.
+        stream: of the container.
         by_decoding: decode everything to learn it. Slow; needed where packets and frames do not
             correspond one to one.
 
     Raises:
         DecodeError: it is not a video, is cut short, or is damaged.
     """
-    with open_stream(path, threads=1) as (container, stream):
-        try:
-            found = (_from_frames if by_decoding else _from_packets)(container, stream)
-        except (av.FFmpegError, IndexError) as error:
-            # PyAV's demuxer raises IndexError when a stream appears in the middle of a file.
-            raise DecodeError(f"cannot be read through: {describe(error)}", stage="timeline") from error
-        _refuse_cut_short(path, container, stream, found.end_s)
-        return _assemble(container, stream, found, by_order=by_decoding and len(set(found.pts)) == len(found.pts))
+    try:
+        found = (_from_frames if by_decoding else _from_packets)(container, stream)
+    except (av.FFmpegError, IndexError) as error:
+        # PyAV's demuxer raises IndexError when a stream appears in the middle of a file.
+        raise DecodeError(f"cannot be read through: {describe(error)}", stage="timeline") from error
+    _refuse_cut_short(path, container, stream, found.end_s)
+    return _assemble(container, stream, found, by_order=by_decoding and len(set(found.pts)) == len(found.pts))
+
+
+def rewind(container: InputContainer, stream: VideoStream, scanned: Scan) -> bool:
+    """Go back to the start of a scanned file, where its container can be trusted to find it.
+
+    Opening it anew costs as much as decoding some dozen frames.
+
+    Returns:
+        Whether it stands there: the next packet is again the first one, and the decoder knows nothing.
+    """
+    if scanned.first_dts is None or not _REWINDABLE & set(container.format.name.split(",")):
+        return False
+    try:
+        container.seek(scanned.first_dts, stream=stream, backward=True)
+        packet = next(iter(container.demux(stream)), None)
+        if packet is None or packet.dts != scanned.first_dts:
+            return False
+        container.seek(scanned.first_dts, stream=stream, backward=True)
+    except av.FFmpegError:
+        return False
+    stream.codec_context.flush_buffers()
+    return True
 
 
 @dataclass
@@ -108,6 +148,7 @@ class _Found:
 
     Attributes:
         first: frame that could be decoded.
+        first_dts: of the first packet.
         pts: of the frames, in the order of decoding.
         keys: pts of the keyframes.
         last_duration: of the frame shown last; 0 if unknown.
@@ -115,6 +156,7 @@ class _Found:
     """
 
     first: VideoFrame | None = None
+    first_dts: int | None = None
     pts: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     last_duration: int = 0
@@ -153,36 +195,43 @@ def _assemble(container: InputContainer, stream: VideoStream, found: _Found, *, 
         codec=stream.codec.canonical_name,
     )
     keyframes = np.searchsorted(unique, np.unique(np.array(found.keys, dtype=np.int64)))
-    return Scan(timeline, unique, keyframes, by_order)
+    return Scan(timeline, unique, keyframes, by_order, is_hdr(first.color_trc), found.first_dts)
 
 
 def _from_packets(container: InputContainer, stream: VideoStream) -> _Found:
     found = _Found()
     last = -sys.maxsize
+    ends: dict[int, int] = {}  # by stream, in its time base: fractions would take most of the time
     for packet in container.demux():
-        if packet.pts is not None and packet.time_base is not None:
-            found.end_s = max(found.end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index or not packet.size:
+        number, pts = packet.stream_index, packet.pts
+        if pts is not None:
+            ends[number] = max(ends.get(number, 0), pts + (packet.duration or 0))
+        if number != stream.index or not packet.size:
             continue
-        at = "" if packet.pts is None else f" near {float(packet.pts * packet.time_base):.3f} s"
         if packet.is_corrupt:
+            at = "" if pts is None else f" near {float(pts * packet.time_base):.3f} s"
             raise DecodeError(f"cut short or damaged{at}", stage="timeline")
-        if packet.pts is None:
+        if pts is None:
             raise TimelineMismatch("packets without presentation times", stage="timeline")
+        if found.first_dts is None:
+            found.first_dts = packet.dts
         if packet.is_keyframe:
-            found.keys.append(packet.pts)
+            found.keys.append(pts)
         if not found.keys:
             continue  # nothing to decode it from
         if found.first is None:
             found.first = next((frame for frame in packet.decode() if isinstance(frame, VideoFrame)), None)
         # Edit lists discard what they cut. Leading frames of an open first group refer to
         # pictures from before the file begins.
-        if not packet.is_discard and packet.pts >= found.keys[0]:
-            found.pts.append(packet.pts)
-            if packet.pts > last:
-                last, found.last_duration = packet.pts, packet.duration or 0
+        if not packet.is_discard and pts >= found.keys[0]:
+            found.pts.append(pts)
+            if pts > last:
+                last, found.last_duration = pts, packet.duration or 0
     if found.first is None:
         found.first = next(iter(stream.decode(None)), None)
+    for number, end in ends.items():
+        base = container.streams[number].time_base
+        found.end_s = max(found.end_s, float(end * base) if base else 0.0)
     return found
 
 
@@ -211,16 +260,27 @@ def _refuse_cut_short(path: str, container: InputContainer, stream: VideoStream,
             raise DecodeError(f"cut short: {end_s:.1f} of {promised_s:.1f} s are there", stage="timeline")
 
 
-def decode_all(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decode_all(
+    container: InputContainer, stream: VideoStream, is_wanted: Callable[[int], bool] | None = None
+) -> Iterator[VideoFrame]:
     """Decode from where the container stands to its end.
 
     Packets of no data are skipped: Ogg marks repeated frames by them, FFmpeg takes them for the end.
     So are those before the first keyframe: a recording that starts mid-way has nothing they build on.
+
+    Args:
+        container: to read from.
+        stream: to decode.
+        is_wanted: of the packet with this pts; the others are decoded only if another frame is
+            built on theirs. None decodes everything.
     """
     started = False
+    codec = stream.codec_context
     for packet in container.demux(stream):
         started = started or packet.is_keyframe
         if packet.size and started:
+            if is_wanted is not None:
+                codec.skip_frame = "DEFAULT" if packet.pts is None or is_wanted(packet.pts) else "NONREF"
             yield from packet.decode()
     yield from stream.decode(None)
 

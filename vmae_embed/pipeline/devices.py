@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -194,6 +194,7 @@ def _work(parent: _Parent, task: _Task) -> None:
         raise CheckpointError(f"{recipe.checkpoint} changed while the run began")
     encoder.batch_size = recipe.batch_size or encoder.batch_size
     library = Library(task.library, task.library_config)
-    with contextlib.closing(run_units(parent.units(), encoder, library, task.config, workers=task.workers)) as said:
+    config = replace(task.config, gpu=encoder.device.index or 0)
+    with contextlib.closing(run_units(parent.units(), encoder, library, config, workers=task.workers)) as said:
         for progress in said:
             parent.tell(progress)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vmae_embed.decode import decode_clips
+from vmae_embed.decode import Frame, cropping, decode_clips
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import Timeline
 from vmae_embed.sampling import plan_spans
@@ -43,6 +43,7 @@ class _Worker:
         self._config = config
         self._slots = np.frombuffer(memory, np.uint8).reshape(config.slots, *config.slot_shape)
         self._free = set(range(config.slots))
+        self._slot = -1
         self._waited_s = 0.0
 
     def run(self) -> None:
@@ -66,13 +67,13 @@ class _Worker:
             for batch in decode_clips(
                 path,
                 lambda timeline: plan_spans(timeline, config.sampling),
-                config.preprocessing,
+                cropping(config.preprocessing, exact_pixels=config.exact_pixels),
                 decoder=config.decoder,
+                device=config.gpu,
+                stack=self._into_slot,
                 on_timeline=self._start,
             ):
-                slot = self._take_slot()
-                self._slots[slot] = batch.frames
-                self._connection.send(ClipReady(replace(batch.span, frames=()), slot))
+                self._connection.send(ClipReady(replace(batch.span, frames=()), self._slot))
         except Exception as error:  # whatever a decoder raises costs its video, not the process
             failure = self._explain(error)
         finally:
@@ -92,6 +93,10 @@ class _Worker:
         if self._config.timeout_s is None:
             self._arm(max(DEFAULT_TIMEOUT_S, DEFAULT_TIMEOUT_LENGTHS * timeline.duration_s))
         self._connection.send(Started(replace(timeline, times_s=timeline.times_s[:1])))
+
+    def _into_slot(self, frames: list[Frame]) -> Frame:
+        self._slot = self._take_slot()
+        return np.stack(frames, out=self._slots[self._slot])
 
     def _take_slot(self) -> int:
         """Wait for the encoder, off the clock, where it is behind."""

@@ -22,10 +22,11 @@ class WorkerConfig:
         sampling: how to cut clips.
         preprocessing: how to crop frames.
         decoder: one of `vmae_embed.decode.DECODERS`.
-        exact_pixels: convert frames whole before they are resized.
+        exact_pixels: crop by way of each frame's whole RGB; see `vmae_embed.decode.cropping`.
         timeout_s: seconds that a video may take, waiting for a free slot not counted; None for the default.
         slots: clips that its shared memory holds.
         video_memory: bytes that decoding one video may take; None for as many as there are.
+        gpu: number of the GPU that nvdec decodes on.
     """
 
     sampling: Sampling
@@ -35,6 +36,7 @@ class WorkerConfig:
     timeout_s: float | None
     slots: int
     video_memory: int | None
+    gpu: int = 0
 
     @property
     def slot_shape(self) -> tuple[int, int, int, int]:
