@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.test_workers import MISBEHAVE, WHOLE, as_video, inject, needs_proc, worker_pids
 from tests.videos import bframes_avi, read_index, vp8_altref, write_video
@@ -33,7 +34,7 @@ class ReadingEncoder:
         self.identity = {"checkpoint": "stub", "revision": None, "weights_sha256": "0" * 64, "pooling": "mean"}
         self.identity |= {"norm": "none", "frames": self.frames, "width": self.width, "precision": "float32"}
         self.batches: list[int] = []
-        self.device, self.compiled = "cpu", False
+        self.device, self.compiled = torch.device("cpu"), False
 
     def empty_batch(self):
         return np.empty((self.batch_size, self.frames, *self.preprocessing.crop, 3), np.uint8)
