@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vmae_embed.decode import cropping, decode_clips
+from vmae_embed.decode import check_decoder, cropping, decode_clips
 from vmae_embed.errors import DecodeError, QueryError, UsageError
 from vmae_embed.index import Index
 from vmae_embed.records import FrameBatch, Hit, QueryClip, clip_id, fingerprint, split_fragment
@@ -218,6 +218,7 @@ def _from_file(
     config = index.library.config
     if not os.path.isfile(path):
         raise QueryError(f"{name}: the library knows this video, but {path} is gone; ask for one of its clip ids")
+    check_decoder(decoder)
     batches: list[FrameBatch] = []
     try:
         for batch in decode_clips(

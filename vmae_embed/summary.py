@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from vmae_embed.library import Library
@@ -74,7 +74,7 @@ class Summary:
     seconds: float = 0.0
     extracting_s: float = 0.0
     times: StageTimes = field(default_factory=StageTimes)
-    _started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+    _started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     _extracting_since: float | None = None
 
     def begin(self, setup: Setup) -> None:
