@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def scan_stream(path: str, container: InputContainer, stream: VideoStream, *, by
         # PyAV's demuxer raises IndexError when a stream appears in the middle of a file.
         raise DecodeError(f"cannot be read through: {describe(error)}", stage="timeline") from error
     _refuse_cut_short(path, container, stream, found.end_s)
-    return _assemble(container, stream, found, by_order=by_decoding and len(set(found.pts)) == len(found.pts))
+    return _assemble(container, stream, found, by_order=by_decoding and len(np.unique(found.pts)) == len(found.pts))
 
 
 def rewind(container: InputContainer, stream: VideoStream, scanned: Scan) -> bool:
@@ -157,7 +158,7 @@ class _Found:
 
     first: VideoFrame | None = None
     first_dts: int | None = None
-    pts: list[int] = field(default_factory=list)
+    pts: array[int] = field(default_factory=lambda: array("q"))  # hours of video: a list would take five times that
     keys: list[int] = field(default_factory=list)
     last_duration: int = 0
     end_s: float = 0.0
