@@ -196,3 +196,9 @@ def count_rows(path: Path) -> int:
 def _unreadable(path: Path, error: Exception) -> LibraryError:
     detail = " ".join(str(error).split())[:200]
     return LibraryError(f"{path}: cannot be read ({detail}); delete it and run extract again")
+
+
+def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """Turn an ``embedding`` column into ``(B, D)`` float32."""
+    chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
+    return np.concatenate([np.empty((0, width), np.float32), *chunks]).astype(np.float32, copy=False)

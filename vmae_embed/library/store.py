@@ -28,6 +28,7 @@ from vmae_embed.library.shards import (
     failure_rows,
     is_outdated,
     read_shard,
+    to_matrix,
     with_listed_values,
     without_videos,
     write_shard,
@@ -389,12 +390,6 @@ class Library:
 
     def _write_config(self) -> None:
         write_atomically(self.path / "library.json", partial(_write_bytes, self.config.to_json()))
-
-
-def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
-    """Turn an ``embedding`` column into ``(B, D)`` float32."""
-    chunks = [np.asarray(chunk.flatten()).reshape(-1, width) for chunk in embeddings.chunks]
-    return np.concatenate([np.empty((0, width), np.float32), *chunks]).astype(np.float32, copy=False)
 
 
 def _write_bytes(data: bytes, file: BinaryIO) -> None:

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from vmae_embed.errors import LibraryError
 from vmae_embed.library.files import TEMPORARY_SUFFIX
-from vmae_embed.library.shards import CLIP_COLUMNS, FAILURE_SCHEMA, misfits, read_shard
-from vmae_embed.library.store import Library, to_matrix
+from vmae_embed.library.shards import CLIP_COLUMNS, FAILURE_SCHEMA, misfits, read_shard, to_matrix
+from vmae_embed.library.store import Library
 from vmae_embed.records import clip_id
 
 
