@@ -78,19 +78,25 @@ def run_on_cores(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.
     import torch
 
     threads = torch.get_num_threads()
-    workers = min(threads, len(frames))
+    # As many clips at a time as there are threads; those that are left over share the threads out.
+    whole = len(frames) // threads * threads
 
-    def embed(clip: torch.Tensor) -> torch.Tensor:
-        torch.set_num_threads(threads // workers)
+    def embed(clip: torch.Tensor, threads_each: int) -> torch.Tensor:
+        torch.set_num_threads(threads_each)
         with torch.inference_mode():
             return forward(clip)
 
+    embeddings: list[torch.Tensor] = []
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            return torch.cat(list(pool.map(embed, torch.split(frames, 1))))
+        for part in (frames[:whole], frames[whole:]):
+            if len(part):
+                workers = min(threads, len(part))
+                with ThreadPoolExecutor(workers) as pool:
+                    embeddings += pool.map(embed, torch.split(part, 1), [threads // workers] * len(part))
     finally:
         # It counts for the thread that calls it, and for threads that have yet to begin.
         torch.set_num_threads(threads)
+    return torch.cat(embeddings)
 
 
 def measure_rate(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor, passes: int = 3) -> float:
