@@ -48,7 +48,7 @@ _encoder_options = combine(
         "--batch-size",
         type=NumberOrAuto(),
         help="Clips in one forward pass; auto finds the largest that fits a GPU and still helps. "
-        "[default: 64 on a GPU, 8 elsewhere]",
+        "[default: 32 on a GPU, fewer elsewhere]",
     ),
     click.option(
         "--compile/--no-compile",

@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 _WORTH = 1.05
 _SMALLEST, _LARGEST = 8, 1024
 
+_STATIC_MOST = 32
+
 
 def static_batch_size(device: torch.device) -> int:
-    """How many clips to take where nobody measured: a GPU of 16 GB holds 64 of the base model.
+    """How many clips to take where nobody measured.
+
+    A GPU gets 32, whose 50,000 tokens of the base model are work enough; each decoding process
+    fills a batch of its own, so a larger one costs memory many times over.
 
     A CPU gives whole clips to its threads, so each should have as many: at least one, and eight
-    together, since all wait for the last. Only clips that are being computed take memory.
+    together, since all wait for the last.
     """
     import torch
 
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return threads * -(-8 // threads)
-    return 64 if device.type == "cuda" else 8
+        return min(threads * -(-8 // threads), _STATIC_MOST)
+    return _STATIC_MOST if device.type == "cuda" else 8
 
 
 def find_batch_size(rate: Callable[[int], float]) -> int:
