@@ -19,7 +19,7 @@ from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError, VmaeEmbedError
 from vmae_embed.extractor import run
 from vmae_embed.library import Library, verify
-from vmae_embed.pipeline import Progress
+from vmae_embed.pipeline import Progress, devices
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +77,40 @@ def test_a_device_whose_process_dies_ends_the_run_and_loses_nothing(videos, enco
     done = run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"])
     assert done.held == held
     assert done.library.table().equals(run([videos], tmp_path / "one", encoder=encoder).library.table())
+
+
+@needs_proc
+@pytest.mark.timeout(120)
+def test_a_device_that_answers_no_more_does_not_hold_up_the_end(videos, encoder, tmp_path):
+    def stop_one_kill_the_other(plan, progress: Progress):
+        if progress.committed and not stopped:
+            pids = device_pids()
+            os.kill(pids[0], signal.SIGSTOP)
+            os.kill(pids[1], signal.SIGKILL)
+            stopped.extend(pids)
+
+    stopped = []
+    with pytest.raises(VmaeEmbedError, match=r"^cpu: its process died \(SIGKILL\)"):
+        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=stop_one_kill_the_other)
+    assert device_pids() == []
+
+
+@needs_proc
+@pytest.mark.parametrize("message", ["_Wanted", "_Task"])
+def test_a_device_that_dies_before_it_is_told_is_one_line(monkeypatch, videos, encoder, tmp_path, message):
+    real = devices.Connection.send
+
+    def send(connection, item):
+        if message == "_Task" if isinstance(item, devices._Task) else message == "_Wanted":
+            pid = device_pids()[-1]
+            os.kill(pid, signal.SIGKILL)
+            while Path(f"/proc/{pid}/fd").exists() and any(Path(f"/proc/{pid}/fd").iterdir()):
+                time.sleep(0.01)
+        real(connection, item)
+
+    monkeypatch.setattr(devices.Connection, "send", send)
+    with pytest.raises(VmaeEmbedError, match=r"^cpu: its process died \(SIGKILL\)"):
+        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"])
 
 
 def test_a_device_that_is_not_there_is_one_line(videos, encoder, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -15,7 +18,7 @@ from tests.test_workers import MISBEHAVE, WHOLE, as_video, inject, needs_proc, w
 from tests.videos import bframes_avi, read_index, vp8_altref, write_video
 from vmae_embed.extractor import run
 from vmae_embed.library import Library, verify
-from vmae_embed.pipeline import SLOTS, run_units
+from vmae_embed.pipeline import SLOTS, decoding_processes, run_units, sizing
 from vmae_embed.plan import Unit
 from vmae_embed.sampling import Sampling
 from vmae_embed.workers import WorkerConfig
@@ -246,3 +249,53 @@ def test_an_encoder_that_raises_ends_the_processes_and_commits_nothing(tmp_path,
         run([folder], tmp_path / "lib", encoder=encoder)
     assert worker_pids() == []
     assert Library.open(tmp_path / "lib").units() == []
+
+
+def test_a_second_interrupt_does_not_end_the_run_before_its_stages(tmp_path, folder, monkeypatch):
+    """The lock on the library goes with the run: nobody may still be writing to it then."""
+    write_video(folder / "a.mp4", frames=30, size=(96, 64))
+    events = []
+    write_unit = Library.write_unit
+
+    def slow_write(library, *arguments):
+        events.append("begun")
+        time.sleep(1.0)
+        write_unit(library, *arguments)
+        events.append("written")
+
+    monkeypatch.setattr(Library, "write_unit", slow_write)
+
+    def interrupt():
+        while not events:
+            time.sleep(0.01)
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)  # heard by the main thread
+            time.sleep(0.1)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            run([folder], tmp_path / "lib", encoder=ReadingEncoder())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert events == ["begun", "written"]
+    assert run([folder], tmp_path / "lib", encoder=ReadingEncoder()).held == 1
+
+
+@pytest.mark.parametrize(
+    ("units", "devices", "batch_bytes", "asked", "each"),
+    [
+        (100, 1, 1, None, 12),
+        (5, 1, 1, None, 5),
+        (100, 4, 1, None, 3),
+        (100, 1, 1, 40, 40),
+        (100, 8, 1, 2, 1),
+        (100, 1, 2**30 // 10, None, 6),  # a quarter of the memory holds ten batches, four of them spare
+        (100, 1, 2**30, None, 1),
+    ],
+)
+def test_decoding_processes_are_as_many_as_can_be_fed(monkeypatch, units, devices, batch_bytes, asked, each):
+    monkeypatch.setattr(sizing, "_processors", lambda: 12)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20}[name])
+    assert decoding_processes(units, devices, batch_bytes, asked=asked) == each

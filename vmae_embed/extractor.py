@@ -6,22 +6,21 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.decode import DECODERS, check_decoder
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library import STORED, Held, Library, LibraryConfig
-from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, run_on_devices, run_units
+from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, decoding_processes, run_on_devices, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.sampling import Sampling
 from vmae_embed.sources import Listing, list_videos
 from vmae_embed.summary import Setup, Summary
 from vmae_embed.workers import WorkerConfig
-
-# A core decodes some ten 720p clips or ninety 240p clips a second; more processes than this a device is rarely of use.
-_MOST_WORKERS = 64
 
 # An 8K video takes about 2 GiB; the file that claims 30,000 x 30,000 pixels shall not take the machine.
 DEFAULT_VIDEO_MEMORY = 4 * 2**30
@@ -49,8 +48,8 @@ def extract(
     Args:
         sources: files, folders, lists and manifests; see `vmae_embed.sources.list_videos`.
         library: directory to make or to add to.
-        encoder: an `Encoder`, a model for `Encoder.from_pretrained`, or None for the default.
-        sampling: how to cut clips; None for 7.5 frames a second in touching windows.
+        encoder: an `Encoder`, a model for `load_encoder`, or None: as the library was made, else the default.
+        sampling: how to cut clips; None: as the library was made, else 7.5 frames a second in touching windows.
         **options: those of `run`.
 
     Returns:
@@ -62,9 +61,52 @@ def extract(
         LibraryError: the directory is no library, is in use, or was made otherwise.
     """
     if not isinstance(encoder, Encoder):
-        encoder = Encoder.from_pretrained(encoder) if encoder else Encoder.from_pretrained()
+        encoder = load_encoder(library, encoder)
     several = [sources] if isinstance(sources, (str, Path)) else list(sources)
     return run(several, library, encoder=encoder, sampling=sampling, **options).library  # type: ignore[arg-type]
+
+
+def load_encoder(
+    library: str | Path,
+    model: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    pooling: str | None = None,
+    compile: bool = False,
+) -> Encoder:
+    """Load an encoder to go on with a library as it was made, or to begin one.
+
+    Args:
+        library: directory of the library, which need not exist.
+        model: hub id or directory; None for the library's, else the default.
+        revision: of the hub repository.
+        device: None takes a GPU where there is one.
+        dtype: None for the library's, else what `Encoder.from_pretrained` takes.
+        pooling: None for the library's, else the mean of the tokens.
+        compile: pass it through ``torch.compile``.
+
+    Raises:
+        UsageError, CheckpointError: as `Encoder.from_pretrained` does.
+        LibraryError: the library cannot be read.
+    """
+    before = _config_of(library)
+    made_with = before.encoder if before else {}
+    if model is None and made_with:
+        model, revision = made_with["checkpoint"], revision or made_with.get("revision")
+    return Encoder.from_pretrained(
+        model or DEFAULT_MODEL,
+        revision=revision,
+        device=device,
+        dtype=dtype or made_with.get("precision"),
+        pooling=pooling or made_with.get("pooling", "mean"),
+        compile=compile,
+    )
+
+
+def _config_of(library: str | Path) -> LibraryConfig | None:
+    return Library.open(library).config if os.path.exists(os.path.join(library, "library.json")) else None
 
 
 def run(
@@ -76,11 +118,11 @@ def run(
     sampling: Sampling | None = None,
     glob: str | None = None,
     decoder: str = "auto",
-    exact_pixels: bool = False,
+    exact_pixels: bool | None = None,
     workers: int | None = None,
     video_timeout_s: float | None = None,
     video_memory: int | None = DEFAULT_VIDEO_MEMORY,
-    stored: str = "float32",
+    stored: str | None = None,
     prune: bool = False,
     retry_failed: bool = False,
     observe: Observer | None = None,
@@ -93,15 +135,17 @@ def run(
         encoder: loaded.
         devices: several devices to run on, each with a process and an encoder like this one; with
             fewer than two, this one is used.
-        sampling: how to cut clips.
+        sampling: how to cut clips; None: as the library was made, else `Sampling`'s defaults.
         glob: which files of folders to take.
         decoder: one of `vmae_embed.decode.DECODERS`.
-        exact_pixels: convert frames whole before they are resized, as transformers would see them.
+        exact_pixels: convert frames whole before they are resized, as transformers would see them;
+            None: as the library was made, else not.
         workers: decoding processes, of all devices together; None for one a processor.
         video_timeout_s: seconds that decoding one video may take; None for ten minutes, or four
             times the video's length if that is longer.
         video_memory: bytes that decoding one video may take; None for no limit.
-        stored: type of the stored embeddings, ``float32`` or ``float16``.
+        stored: type of the stored embeddings, ``float32`` or ``float16``; None: as the library was
+            made, else ``float32``.
         prune: remove videos that no source lists any more.
         retry_failed: try failed videos again.
         observe: called with the plan and with each progress.
@@ -109,8 +153,17 @@ def run(
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
-    sampling = sampling or Sampling(frames=encoder.frames)
-    on = [check_device(device) for device in devices] or [encoder.device]
+    before = _config_of(library)
+    if before is not None:
+        sampling = sampling or replace(before.sampling, frames=encoder.frames)
+        exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
+        stored = stored or before.stored
+    sampling, exact_pixels, stored = (
+        sampling or Sampling(frames=encoder.frames),
+        bool(exact_pixels),
+        stored or "float32",
+    )
+    on = [check_device(device) for device in devices] if len(devices) > 1 else [encoder.device]
     for device in on if decoder == "nvdec" else []:
         check_decoder(decoder, device=device.index or 0)
     _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
@@ -155,9 +208,8 @@ def _extract_units(
     observe: Observer | None,
 ) -> None:
     devices = devices[: len(plan.units)] if len(devices) > 1 else [str(encoder.device)]
-    # No more than there are units to share out; of its own accord, no more than feed any device that was measured.
-    most = len(plan.units) if workers else min(len(plan.units), _MOST_WORKERS * len(devices))
-    a_device = max(min(workers or _processors(), most) // len(devices), 1)
+    batch_bytes = encoder.batch_size * config.slot_bytes
+    a_device = decoding_processes(len(plan.units), len(devices), batch_bytes, asked=workers)
     summary.begin(
         Setup(
             devices=tuple(devices),
@@ -255,9 +307,3 @@ def _describe_run(encoder: Encoder, sampling: Sampling, stored: str, exact_pixel
         exact_pixels=exact_pixels,
         versions={name: metadata.version(name) for name in _VERSIONED},
     )
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

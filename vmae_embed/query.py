@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vmae_embed.decode import check_decoder, cropping, decode_clips
 from vmae_embed.errors import DecodeError, QueryError, UsageError
 from vmae_embed.index import Index
-from vmae_embed.records import FrameBatch, Hit, QueryClip, clip_id, fingerprint, split_fragment
+from vmae_embed.records import ClipSpan, FrameBatch, Hit, QueryClip, clip_id, fingerprint, split_fragment
 from vmae_embed.sampling import plan_spans
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _from_file(
     if not os.path.isfile(path):
         raise QueryError(f"{name}: the library knows this video, but {path} is gone; ask for one of its clip ids")
     check_decoder(decoder)
-    batches: list[FrameBatch] = []
+    embedding = _Embedding(lambda: _load_encoder(index, encoder))
     try:
         for batch in decode_clips(
             path,
@@ -227,21 +227,47 @@ def _from_file(
             cropping(config.preprocessing, exact_pixels=config.exact_pixels),
             decoder=decoder,
             threads=0,
-            on_timeline=lambda _: batches.clear(),
+            on_timeline=lambda _: embedding.begin_anew(),
         ):
-            batches.append(batch)
+            embedding.add(batch)
     except DecodeError as error:
         raise QueryError(f"{name}: {error}") from error
-    loaded = _load_encoder(index, encoder)
-    vectors = [
-        loaded.encode_cropped(np.stack([batch.frames for batch in batches[start : start + loaded.batch_size]]))
-        for start in range(0, len(batches), loaded.batch_size)
-    ]
+    vectors = embedding.end()
     clips = [
-        QueryClip(clip_id(name, batch.span.start_s, batch.span.end_s), path, batch.span.start_s, batch.span.end_s)
-        for batch in batches
+        QueryClip(clip_id(name, span.start_s, span.end_s), path, span.start_s, span.end_s) for span in embedding.spans
     ]
-    return _Query(clips, np.concatenate(vectors), video_ids, clips[0].start_s, clips[-1].end_s)
+    return _Query(clips, vectors, video_ids, clips[0].start_s, clips[-1].end_s)
+
+
+class _Embedding:
+    """Embeds clips as they come: of a long video, no more frames are held than one batch has."""
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+        self._encoder: Encoder | None = None
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        self.spans: list[ClipSpan] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._frames: list[NDArray[np.uint8]] = []
+
+    def add(self, batch: FrameBatch) -> None:
+        # Loaded only now: a file that is no video is told at once.
+        self._encoder = self._encoder or self._load()
+        self.spans.append(batch.span)
+        self._frames.append(batch.frames)
+        if len(self._frames) == self._encoder.batch_size:
+            self._embed(self._encoder)
+
+    def end(self) -> NDArray[np.float32]:
+        if self._encoder is not None and self._frames:
+            self._embed(self._encoder)
+        return np.concatenate(self._vectors)
+
+    def _embed(self, encoder: Encoder) -> None:
+        self._vectors.append(encoder.encode_cropped(np.stack(self._frames)))
+        self._frames.clear()
 
 
 def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None) -> Encoder:

@@ -124,6 +124,8 @@ class Summary:
             faster = "a GPU" if on_cpu else "more devices (--devices 0,1,..)"
             half = " or --dtype bfloat16" if self.setup.dtype == "float32" else ""
             return f"encode-bound: {faster}{half}, or fewer clips (--hop, --clips-per-video)"
+        if shares["decoding"] < _BUSY:
+            return None  # what was waited for is the start of processes
         return "decode-bound: more processors (--workers), or fewer clips (--hop, --clips-per-video)"
 
     def to_log(self, ended: str | None) -> dict[str, Any]:

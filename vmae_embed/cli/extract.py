@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -147,9 +147,7 @@ def extract(
     """
     if fps is not None and (stride is not None or uniform):
         raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
-    from vmae_embed.encoder import Encoder
-    from vmae_embed.extractor import run
-    from vmae_embed.library import Library
+    from vmae_embed.extractor import load_encoder, run
     from vmae_embed.sampling import Sampling
     from vmae_embed.sources import check_source
 
@@ -161,23 +159,14 @@ def extract(
         if source != "-":
             check_source(source)
 
-    before = Library.open(output).config if os.path.exists(os.path.join(output, "library.json")) else None
-    if before is not None:
-        if not is_said:
-            sampling = before.sampling
-        if model is None:
-            model, revision = before.encoder["checkpoint"], revision or before.encoder.get("revision")
-        pooling = pooling or before.encoder["pooling"]
-        dtype = dtype or before.encoder.get("precision")
-        store = store or before.stored
-        exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
-    chosen = _parse_devices(devices) if devices is not None else [None]
-    encoder = Encoder.from_pretrained(
-        model or DEFAULT_MODEL,
+    chosen = _parse_devices(devices) if devices is not None else []
+    encoder = load_encoder(
+        output,
+        model,
         revision=revision,
-        device=chosen[0],
+        device=chosen[0] if chosen else None,
         dtype=dtype,
-        pooling=pooling or "mean",
+        pooling=pooling,
         compile=compiled,
     )
     if batch_size == "auto":
@@ -190,15 +179,15 @@ def extract(
             sources,
             output,
             encoder=encoder,
-            devices=[device for device in chosen if device is not None],
-            sampling=replace(sampling, frames=encoder.frames),
+            devices=chosen,
+            sampling=replace(sampling, frames=encoder.frames) if is_said else None,
             glob=glob,
             decoder=decoder,
-            exact_pixels=bool(exact_pixels),
+            exact_pixels=exact_pixels,
             workers=workers if isinstance(workers, int) else None,
             video_timeout_s=video_timeout,
-            video_memory=round(video_memory * 2**30) or None,
-            stored=store or "float32",
+            video_memory=_parse_memory(video_memory),
+            stored=store,
             prune=prune,
             retry_failed=retry_failed,
             observe=bar,
@@ -212,7 +201,14 @@ def extract(
     return _report(summary, output)
 
 
-def _parse_devices(text: str) -> list[str | None]:
+def _parse_memory(gib: float) -> int | None:
+    """GiB to bytes; 0 for no limit."""
+    if not math.isfinite(gib) or gib < 0:
+        raise UsageError(f"--video-memory {gib:g}: give GiB, or 0 for no limit")
+    return max(round(gib * 2**30), 1) if gib else None
+
+
+def _parse_devices(text: str) -> list[str]:
     """``0,1`` and ``all`` to devices' names."""
     if text == "all":
         import torch

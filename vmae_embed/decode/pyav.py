@@ -57,15 +57,17 @@ class PyAVReader:
                 indices, to_look_up = itertools.tee(indices)
                 wanted = _Wanted(int(scanned.pts[index]) for index in to_look_up)
             decoding = _Decoding(container, stream, wanted, by_order=scanned.by_order)
-            next_index = 0
+            next_index, may_seek = 0, True
             for index in indices:
                 target = index if scanned.by_order else int(scanned.pts[index])
                 keyframe = self._keyframe_before(index)
-                if keyframe is not None and keyframe - next_index > _SEEK_BEYOND_FRAMES:
+                if may_seek and keyframe is not None and keyframe - next_index > _SEEK_BEYOND_FRAMES:
                     decoding.seek(int(scanned.pts[keyframe]))
                 frame = decoding.frame_at(target)
                 if frame is None and decoding.has_seeked:
-                    # The seek led past the frame, or to where none can be decoded: start from the start.
+                    # The seek led past the frame, or to where none can be decoded: start from the start,
+                    # and seek no more, or every clip would.
+                    may_seek = False
                     decoding.seek(None)
                     frame = decoding.frame_at(target)
                 at = f"{self.timeline.times_s[index]:.3f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 # A larger batch must be worth its memory: it is taken while it gains at least this.
 _WORTH = 1.05
-_SMALLEST, _LARGEST = 8, 1024
+_SMALLEST, _LARGEST = 8, 256
 
-_STATIC_MOST = 32
+# `torch.set_num_threads` writes for the whole process, too: one batch at a time does so.
+_threads_are_set = threading.Lock()
 
 
 def static_batch_size(device: torch.device) -> int:
@@ -28,15 +30,13 @@ def static_batch_size(device: torch.device) -> int:
     A GPU gets 32, whose 50,000 tokens of the base model are work enough; each decoding process
     fills a batch of its own, so a larger one costs memory many times over.
 
-    A CPU gives whole clips to its threads, so each should have as many: at least one, and eight
-    together, since all wait for the last.
+    A CPU gives each thread a clip: more gain nothing, and Ctrl-C waits for a batch to end.
     """
     import torch
 
     if device.type == "cpu":
-        threads = torch.get_num_threads()
-        return min(threads * -(-8 // threads), _STATIC_MOST)
-    return _STATIC_MOST if device.type == "cuda" else 8
+        return torch.get_num_threads()
+    return 32 if device.type == "cuda" else 8
 
 
 def find_batch_size(rate: Callable[[int], float]) -> int:
@@ -65,7 +65,7 @@ def find_batch_size(rate: Callable[[int], float]) -> int:
     return best
 
 
-def run_on_cores(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor) -> torch.Tensor:
+def run_on_cores(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor, threads: int) -> torch.Tensor:
     """Run a batch on a CPU, each clip on a thread of its own.
 
     Threads that share every matrix product wait for each other hundreds of times a clip. Where the
@@ -76,13 +76,13 @@ def run_on_cores(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.
     Args:
         forward: of the network.
         frames: ``(B, ...)``, B at least 1.
+        threads: to use in all.
 
     Returns:
         ``(B, ...)``.
     """
     import torch
 
-    threads = torch.get_num_threads()
     # As many clips at a time as there are threads; those that are left over share the threads out.
     whole = len(frames) // threads * threads
 
@@ -92,15 +92,16 @@ def run_on_cores(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.
             return forward(clip)
 
     embeddings: list[torch.Tensor] = []
-    try:
-        for part in (frames[:whole], frames[whole:]):
-            if len(part):
-                workers = min(threads, len(part))
-                with ThreadPoolExecutor(workers) as pool:
-                    embeddings += pool.map(embed, torch.split(part, 1), [threads // workers] * len(part))
-    finally:
-        # It counts for the thread that calls it, and for threads that have yet to begin.
-        torch.set_num_threads(threads)
+    with _threads_are_set:
+        try:
+            for part in (frames[:whole], frames[whole:]):
+                if len(part):
+                    workers = min(threads, len(part))
+                    with ThreadPoolExecutor(workers) as pool:
+                        embeddings += pool.map(embed, torch.split(part, 1), [threads // workers] * len(part))
+        finally:
+            # It counts for the thread that calls it, and for threads that have yet to begin.
+            torch.set_num_threads(threads)
     return torch.cat(embeddings)
 
 
@@ -126,6 +127,13 @@ def measure_rate(forward: Callable[[torch.Tensor], torch.Tensor], frames: torch.
     return passes * len(frames) / (time.perf_counter() - begun)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device has no memory left: torch's allocator says so, or a library that wanted some."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
+
+
 def run_in_parts(
     forward: Callable[[NDArray[np.uint8], int], torch.Tensor], frames: NDArray[np.uint8], size: int
 ) -> tuple[torch.Tensor, int]:
@@ -149,7 +157,9 @@ def run_in_parts(
         try:
             starts = range(0, len(frames), size) or [0]
             return torch.cat([forward(frames[start : start + size], size) for start in starts]), size
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if size == 1:
                 raise VmaeEmbedError(
                     "the device's memory does not hold the encoder and one clip; free some, or use --device cpu"

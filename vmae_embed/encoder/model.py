@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.checkpoint import DEFAULT_MODEL, Checkpoint, load_checkpoint
-from vmae_embed.encoder.batches import find_batch_size, measure_rate, run_in_parts, run_on_cores, static_batch_size
+from vmae_embed.encoder.batches import (
+    find_batch_size,
+    is_out_of_memory,
+    measure_rate,
+    run_in_parts,
+    run_on_cores,
+    static_batch_size,
+)
 from vmae_embed.encoder.choices import check_device, check_dtype, check_pooling
 from vmae_embed.encoder.transfer import Link, Pending
 from vmae_embed.errors import UsageError
@@ -61,6 +68,7 @@ class Encoder:
         self.width: int = config.hidden_size
         self.preprocessing: Preprocessing = checkpoint.preprocessing
         self.batch_size = static_batch_size(self.device)
+        self._threads = torch.get_num_threads()
 
     @classmethod
     def from_pretrained(
@@ -192,14 +200,14 @@ class Encoder:
             try:
                 embeddings: torch.Tensor = self._compiled(torch.cat([frames, padding]))[: len(frames)]
                 return embeddings
-            except torch.cuda.OutOfMemoryError:
-                raise
             except Exception as error:  # compilers raise anything at all: none there, an old one, no disk
+                if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                    raise
                 self._compiled = None
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"torch.compile does not work here; going on without it ({reason})", stacklevel=2)
         if self.device.type == "cpu" and len(frames) > 1:
-            return run_on_cores(self._network, frames)
+            return run_on_cores(self._network, frames, self._threads)
         embeddings = self._network(frames)
         return embeddings  # noqa: RET504 (mypy sees Any in what a module returns)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vmae_embed.errors import VmaeEmbedError
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +56,14 @@ class Link:
         """Return memory that `upload` copies from fastest: pinned on CUDA. Its content is arbitrary."""
         import torch
 
-        frames: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None).numpy()
+        try:
+            memory = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
+        except RuntimeError as error:
+            size = f"{math.prod(shape) / 2**30:.1f} GiB"
+            raise VmaeEmbedError(
+                f"no memory for a batch ({size}); try a smaller --batch-size or fewer --workers"
+            ) from error
+        frames: NDArray[np.uint8] = memory.numpy()
         return frames
 
     def upload(self, frames: NDArray[np.uint8]) -> torch.Tensor:

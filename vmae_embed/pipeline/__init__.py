@@ -3,5 +3,15 @@
 from vmae_embed.pipeline.devices import EncoderRecipe, run_on_devices
 from vmae_embed.pipeline.progress import Progress, StageTimes
 from vmae_embed.pipeline.run import SLOTS, ClipEncoder, run_units
+from vmae_embed.pipeline.sizing import decoding_processes
 
-__all__ = ["SLOTS", "ClipEncoder", "EncoderRecipe", "Progress", "StageTimes", "run_on_devices", "run_units"]
+__all__ = [
+    "SLOTS",
+    "ClipEncoder",
+    "EncoderRecipe",
+    "Progress",
+    "StageTimes",
+    "decoding_processes",
+    "run_on_devices",
+    "run_units",
+]

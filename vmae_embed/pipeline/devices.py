@@ -20,7 +20,7 @@ from vmae_embed.library import Library, LibraryConfig
 from vmae_embed.pipeline.progress import Progress
 from vmae_embed.pipeline.run import run_units
 from vmae_embed.plan import Unit
-from vmae_embed.workers import WorkerConfig, describe_exit, end_with_parent, start_interpreter
+from vmae_embed.workers import WorkerConfig, describe_exit, end_process, end_with_parent, start_interpreter
 
 _CHILD = "from vmae_embed.pipeline.devices import main; main(sys.argv[1:])"
 
@@ -110,7 +110,7 @@ def run_on_devices(
                 if isinstance(message, Progress):
                     yield message
                 elif isinstance(message, _Wanted):
-                    connection.send(next(waiting, None))
+                    running[connection].send(next(waiting, None))
                 elif message.error is None:
                     del running[connection]
                 else:
@@ -123,20 +123,25 @@ class _DeviceProcess:
         self.connection, theirs = Pipe()
         self._process = start_interpreter(_CHILD, [theirs.fileno()])
         theirs.close()
-        self.connection.send(task)
+        self.send(task)
+
+    def send(self, message: _Task | Unit | None) -> None:
+        # A process that has died cannot be told; its end of file is next in the pipe, for `receive`.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
 
     def receive(self) -> Progress | _Wanted | _Ended:
         try:
             message: Progress | _Wanted | _Ended = self.connection.recv()
         except (EOFError, OSError):
-            how = describe_exit(self._process.wait())
+            how = describe_exit(end_process(self._process))
             return _Ended(f"its process died ({how}); what is complete is kept: run the same command again to go on")
         return message
 
     def close(self) -> None:
-        """End the process: it sees the closed pipe."""
+        """End the process: it sees the closed pipe, or is killed."""
         self.connection.close()
-        self._process.wait()
+        end_process(self._process)
 
 
 class _Parent:

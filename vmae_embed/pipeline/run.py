@@ -41,6 +41,9 @@ SLOTS = 4
 # Whole batches that may wait for the encoder: it never waits for a copy, and memory stays small.
 _BATCHES_AHEAD = 2
 
+# Batches beside those that decoding processes fill: these, and two at the encoder.
+SPARE_BATCHES = _BATCHES_AHEAD + 2
+
 
 class Pending(Protocol):
     """Embeddings on their way."""
@@ -98,18 +101,17 @@ class _Stages:
     ) -> None:
         self._units, self._encoder, self._library, self._pool = units, encoder, library, pool
         # Each unit in flight may hold a batch that is not full: with fewer, all might wait for each other.
-        buffers = workers + _BATCHES_AHEAD + 2
+        buffers = workers + SPARE_BATCHES
         self._free: Channel[NDArray[np.uint8] | None] = Channel(buffers, [None] * buffers)
         self._to_encode: Channel[Batch | None] = Channel(_BATCHES_AHEAD)
         self._to_write: Channel[UnitRows | None] = Channel(_BATCHES_AHEAD)
         self._transfer_s = 0.0
         self._said: SimpleQueue[Progress | BaseException | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, args=(stage,), name=f"vmae-embed {stage.__name__}", daemon=True)
-            for stage in (self._feed, self._encode, self._write)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._ended = []
+        for stage in (self._feed, self._encode, self._write):
+            ended = threading.Event()
+            threading.Thread(target=self._run, args=(stage, ended), daemon=True).start()
+            self._ended.append(ended)
 
     def progress(self) -> Generator[Progress, None, None]:
         """Say what happens until all is written; raise what a stage raises."""
@@ -123,18 +125,21 @@ class _Stages:
         self._pool.stop()
         for channel in (self._free, self._to_encode, self._to_write):
             channel.close()
-        for thread in self._threads:
-            while thread.is_alive():
-                with contextlib.suppress(KeyboardInterrupt):  # a second one: ending is under way
-                    thread.join()
+        # Not by joining the threads: a second Ctrl-C would have Python take them for ended (until 3.13).
+        for ended in self._ended:
+            while not ended.is_set():
+                with contextlib.suppress(KeyboardInterrupt):
+                    ended.wait()
 
-    def _run(self, stage: Callable[[], None]) -> None:
+    def _run(self, stage: Callable[[], None], ended: threading.Event) -> None:
         try:
             stage()
         except Closed:
             pass
         except BaseException as error:  # the main thread raises it
             self._said.put(error)
+        finally:
+            ended.set()
 
     # First stage: clips to batches ---------------------------------------------------------------
 

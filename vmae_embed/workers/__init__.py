@@ -3,7 +3,7 @@
 What they are told (`messages`), what they run (`child`), who runs them (`pool`), how they start (`interpreter`).
 """
 
-from vmae_embed.workers.interpreter import describe_exit, end_with_parent, start_interpreter
+from vmae_embed.workers.interpreter import describe_exit, end_process, end_with_parent, start_interpreter
 from vmae_embed.workers.messages import Usage, WorkerConfig
 from vmae_embed.workers.pool import (
     ClipDecoded,
@@ -26,6 +26,7 @@ __all__ = [
     "VideoStarted",
     "WorkerConfig",
     "describe_exit",
+    "end_process",
     "end_with_parent",
     "start_interpreter",
 ]

@@ -43,7 +43,7 @@ class _Worker:
         self._config = config
         self._slots = np.frombuffer(memory, np.uint8).reshape(config.slots, *config.slot_shape)
         self._free = set(range(config.slots))
-        self._slot = -1
+        self._slot: int | None = None
         self._waited_s = 0.0
 
     def run(self) -> None:
@@ -73,9 +73,14 @@ class _Worker:
                 stack=self._into_slot,
                 on_timeline=self._start,
             ):
-                self._connection.send(ClipReady(replace(batch.span, frames=()), self._slot))
+                assert self._slot is not None
+                ready, self._slot = ClipReady(replace(batch.span, frames=()), self._slot), None
+                self._connection.send(ready)
         except Exception as error:  # whatever a decoder raises costs its video, not the process
             failure = self._explain(error)
+            if self._slot is not None:  # taken, and not handed over
+                self._free.add(self._slot)
+                self._slot = None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         usage = Usage(time.monotonic() - begun - self._waited_s, self._waited_s, _resident())

@@ -44,9 +44,14 @@ class WorkerConfig:
         return (self.sampling.frames, *self.preprocessing.crop, 3)
 
     @property
+    def slot_bytes(self) -> int:
+        """Of one clip."""
+        return int(np.prod(self.slot_shape))
+
+    @property
     def memory_bytes(self) -> int:
         """Of all slots."""
-        return self.slots * int(np.prod(self.slot_shape))
+        return self.slots * self.slot_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import contextlib
 import mmap
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,18 +26,21 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
-from vmae_embed.workers.interpreter import describe_exit, start_interpreter
+from vmae_embed.workers.interpreter import describe_exit, end_process, start_interpreter
 from vmae_embed.workers.messages import EXIT_OUT_OF_MEMORY, ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
-
-_PARTING_S = 5.0
 
 # A process that dies before it is up is started again, but not for ever.
 _MOST_STARTS = 3
 
 # FFmpeg's decoders leak now and then: a process that holds so much more than when it was new makes room for another.
+# A quarter of the limit, if that is less: no video shall be blamed for what those before it left.
 _LEAKED_BYTES = 512 * 2**20
 
 _CHILD = "from vmae_embed.workers.child import main; main(sys.argv[1:])"
+
+
+# NumPy's linear algebra would start a thread a core in every process, for nothing.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class _Process:
         self._memory_file = _shared_memory(config.memory_bytes)
         memory = mmap.mmap(self._memory_file, config.memory_bytes)
         self._slots = np.frombuffer(memory, np.uint8).reshape(config.slots, *config.slot_shape)
+        self._may_leak = min(_LEAKED_BYTES, (config.video_memory or 4 * _LEAKED_BYTES) // 4)
         self._left: deque[Video] = deque()
         self._video: Video | None = None
         self._since = 0.0
@@ -167,7 +170,7 @@ class _Process:
         self.connection, theirs = Pipe()
         self._is_up = False
         self._starts += 1
-        self._process = start_interpreter(_CHILD, [theirs.fileno(), self._memory_file])
+        self._process = start_interpreter(_CHILD, [theirs.fileno(), self._memory_file], _ONE_THREAD)
         theirs.close()
         self._tell(self._config)
 
@@ -224,7 +227,7 @@ class _Process:
 
     def _go_on(self, usage: Usage, *, is_sound: bool = True) -> None:
         """Take the next video, with a new process where this one has leaked or ran out of memory."""
-        if is_sound and usage.resident < self._when_new + _LEAKED_BYTES:
+        if is_sound and usage.resident < self._when_new + self._may_leak:
             self._next_video()
             return
         self._video = None
@@ -264,11 +267,7 @@ class _Process:
         self.connection.close()
         if self._video is not None:
             self._process.kill()
-        try:
-            self._process.wait(_PARTING_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_process(self._process)
         os.close(self._memory_file)
 
 
