@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests import videos
-from vmae_embed.decode import open_video
+from tests.videos import read_index, write_video
+from vmae_embed.decode import open_video, pyav
 from vmae_embed.decode.pyav import _can_skip
 from vmae_embed.decode.scan import decode_all, open_stream
 
@@ -97,3 +98,21 @@ def test_closing_leaves_a_pass_its_file(tmp_path):
     reader.close()
     assert videos.read_index(next(pictures).rgb()) == 30
     assert [videos.read_index(p.rgb()) for p in reader.frames([7])] == [7]
+
+
+def test_a_stream_that_cannot_be_joined_is_gone_through_once(tmp_path, monkeypatch):
+    """Intra-refresh marks places as keyframes that heal slowly: seeking there fails, for every sparse clip anew."""
+    path = write_video(tmp_path / "refresh.mp4", frames=900, size=(96, 64), options={"x264-params": "intra-refresh=1"})
+    seeks = []
+    real = pyav._Decoding.seek
+
+    def seek(decoding, pts):
+        seeks.append(pts)
+        real(decoding, pts)
+
+    monkeypatch.setattr(pyav._Decoding, "seek", seek)
+    reader = open_video(str(path))
+    wanted = list(range(100, 900, 100))
+    assert [read_index(picture.rgb()) for picture in reader.frames(wanted)] == wanted
+    reader.close()
+    assert seeks.count(None) <= 1

@@ -20,7 +20,7 @@ from tests.test_pipeline import FlatEncoder, ReadingEncoder
 from tests.test_workers import MISBEHAVE, inject
 from tests.videos import garbage, truncate, write_video
 from vmae_embed.errors import IdentityMismatch, LibraryLocked, SourceError, UsageError
-from vmae_embed.extractor import extract, run
+from vmae_embed.extractor import extract, load_encoder, run
 from vmae_embed.library import Library, verify
 from vmae_embed.sampling import TOLERANCE_S, Sampling
 
@@ -144,6 +144,26 @@ def test_extract_returns_the_library(videos, encoder, tmp_path):
     library = extract(videos / "a.mp4", tmp_path / "lib", encoder=encoder, sampling=Sampling(clips_per_video=1))
     assert library.column("clip_id") == ["a.mp4#t=0.433,2.567"]
     assert library.embeddings().shape == (1, encoder.width)
+
+
+def test_python_goes_on_as_a_library_was_made(videos, encoder, tmp_path):
+    """Where nothing is said: its checkpoint, precision and pooling, its sampling, its pixels, its type on disk."""
+    checkpoint, lib = encoder.identity["checkpoint"], tmp_path / "lib"
+    made = run(
+        [videos / "a.mp4"],
+        lib,
+        encoder=load_encoder(lib, checkpoint, device="cpu", dtype="float16", pooling="first-token"),
+        sampling=Sampling(stride=3),
+        exact_pixels=True,
+        stored="float16",
+    ).library
+    assert extract([videos / "a.mp4", videos / "b" / "short.mp4"], lib).config.encoder == made.config.encoder
+    assert extract([videos / "a.mp4", videos / "b" / "short.mp4"], lib, encoder=checkpoint).config.sampling == Sampling(
+        stride=3
+    )
+    opened = Library.open(lib)
+    assert set(opened.column("video_id")) == {"a.mp4", "short.mp4"}
+    assert (opened.config.exact_pixels, opened.config.stored) == (True, "float16")
 
 
 # Bringing a library up to date, with an encoder that reads the numbers on the frames --------------
