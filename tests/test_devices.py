@@ -147,7 +147,7 @@ def test_nothing_outlives_a_killed_parent(videos, encoder, tmp_path):
     until = time.monotonic() + 60
     while not list(tmp_path.glob("lib/clips/*.parquet")) and time.monotonic() < until:
         time.sleep(0.01)
-    assert len(marked(mark)) > 3  # the parent, two devices, and their decoding processes
+    assert len(marked(mark)) >= 3  # the parent, devices, and their decoding processes
     process.kill()
     process.wait()
     until = time.monotonic() + 10
