@@ -93,8 +93,13 @@ def test_ids_are_media_fragments_of_the_rows(extracted):
         assert row["clip_id"] == f"{row['video_id']}#t={row['start_s']:.3f},{row['end_s']:.3f}"
 
 
-def test_every_embedding_is_that_of_the_frames_its_span_names(extracted, videos, encoder):
-    table = in_order(extracted.library)
+def test_every_embedding_is_that_of_the_frames_its_span_names(extracted, videos, encoder, tmp_path):
+    exact = run([videos], tmp_path / "lib", encoder=encoder, workers=1, exact_pixels=True)
+    table, fast = in_order(exact.library), in_order(extracted.library)
+    assert table["clip_id"].equals(fast["clip_id"])
+    a, b = (np.array(rows["embedding"].to_pylist()) for rows in (table, fast))
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.999
+    assert (a != b).any()
     for name in LIBRARY:
         times, pictures = shown(videos / name)
         rows = [row for row in table.to_pylist() if row["video_id"] == name]
