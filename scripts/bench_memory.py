@@ -80,9 +80,10 @@ def resident(pid: int) -> int | None:
 
 def measure(name: str, source: Path, checkpoint: Path, folder: Path) -> None:
     library = folder / f"library {name}"
-    command = [sys.executable, "-m", "vmae_embed", "extract", str(source), "-o", str(library), "--model"]
+    command = [sys.executable, "-m", "vmae_embed", "extract", str(source), "-o", str(library)]
+    command += ["--model", str(checkpoint), "--device", "cpu", "--workers", "1", "--quiet"]
     begun = time.monotonic()
-    run = subprocess.Popen([*command, str(checkpoint), "--device", "cpu", "--workers", "1", "--quiet"])
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     sampler = Sampler(run.pid)
     sampler.start()
     if run.wait():
@@ -90,7 +91,7 @@ def measure(name: str, source: Path, checkpoint: Path, folder: Path) -> None:
     seconds = time.monotonic() - begun
     tenths = [max(part) for part in split(sampler.main, 10)]
     row = (name, len(Library.open(library)), seconds, max(sampler.main) / 2**20, max(sampler.worker) / 2**20)
-    print("| {} | {:,} | {:.0f} | {:.0f} | {:.0f} |".format(*row), " ".join(f"{size / 2**20:.0f}" for size in tenths))
+    print("| {} | {:,} | {:.0f} | {:.0f} | {:.0f} |".format(*row), " ".join(f"{s / 2**20:.0f}" for s in tenths), "|")
 
 
 def split(values: list[int], parts: int) -> list[list[int]]:
@@ -110,7 +111,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_random_checkpoint(folder / "checkpoint")
         print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, resident MiB\n")
-        print("| input | clips | seconds | peak, main | peak, decoding process | main by tenths of the run")
+        print("| input | clips | seconds | peak, main | peak, decoding process | main by tenths of the run |")
+        print("|---|---|---|---|---|---|")
         for minutes in arguments.minutes:
             source = folder / f"{minutes:g}min.mp4"
             repeat(arguments.video, source, minutes * 60)

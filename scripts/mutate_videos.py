@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     mutate(arguments.videos, arguments.output, arguments.count, arguments.seed)
+    print(f"{arguments.count} damaged videos in {arguments.output}")
 
 
 if __name__ == "__main__":

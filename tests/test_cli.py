@@ -59,19 +59,29 @@ def test_extract_says_what_it_did(made, run):
     assert code == 3
     assert out == ""
     assert "0 clips of 0 videos added" in err
-    assert "; 7 videos already there" in err
+    assert "; 6 videos already there" in err
     assert "1 .txt (--glob '*' takes all)" in err
     assert "failed: 1 video (in earlier runs 1); `vmae-embed failures" in err
 
 
 def test_extract_says_where_its_time_went(made, run, tmp_path):
     _, _, err = run("extract", made / "videos", "-o", tmp_path / "lib", "--model", made / "checkpoint", "--workers", 1)
-    (line,) = (line for line in err.splitlines() if line.startswith("time, side by side"))
-    for name in ("decoding", "(1 process)", "transfer", "encoding", "(cpu)", "writing", "waiting: decoders", "encoder"):
+    (line,) = (line for line in err.splitlines() if line.startswith("time: loading"))
+    for name in (
+        "side by side",
+        "decoding",
+        "(1 process)",
+        "transfer",
+        "encoding",
+        "(cpu)",
+        "writing",
+        "waiting: decoders",
+        "encoder",
+    ):
         assert name in line
     assert "failed: 1 video (open 1)" in err
     _, text, _ = run("info", tmp_path / "lib")
-    assert ", done, 7 videos, 18 clips in " in text
+    assert "done; 7 videos, 18 clips in " in text
     _, out, _ = run("info", tmp_path / "lib", "--format", "json")
     assert json.loads(out)["last run"]["clips"] == 18
 

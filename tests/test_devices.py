@@ -114,7 +114,7 @@ def test_a_device_that_dies_before_it_is_told_is_one_line(monkeypatch, videos, e
 
 
 def test_a_device_that_is_not_there_is_one_line(videos, encoder, tmp_path):
-    with pytest.raises(UsageError, match=r"^device='nosuch': not to be had here") as caught:
+    with pytest.raises(UsageError, match=r"^device='nosuch': give cpu, cuda") as caught:
         run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "nosuch"])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "lib").exists()

@@ -653,9 +653,9 @@ def test_other_preprocessing_is_refused_naming_both(library):
             "sampling '16 frames, 7.5 frames a second, .*', this run asks for '16 frames, stride 4",
         ),
         (changed(sampling=Sampling(hop_s=1)), "sampling .* this run asks for '.*a window every 1 s'"),
-        (changed({"precision": "bfloat16"}), "precision 'float32', this run asks for 'bfloat16'"),
-        (changed(stored="float16"), "stored type 'float32', this run asks for 'float16'"),
-        (changed(exact_pixels=True), "pixels 'fast', this run asks for 'exact'"),
+        (changed({"precision": "bfloat16"}), r"precision \(--dtype\) 'float32', this run asks for 'bfloat16'"),
+        (changed(stored="float16"), r"stored type \(--store\) 'float32', this run asks for 'float16'"),
+        (changed(exact_pixels=True), r"pixels \(--exact-pixels, --fast-pixels\) 'fast', this run asks for 'exact'"),
     ],
 )
 def test_rows_of_another_kind_are_not_added_but_can_be_compared(library, config, message):

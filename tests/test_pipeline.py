@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.test_workers import MISBEHAVE, WHOLE, as_video, inject, needs_proc, worker_pids
-from tests.videos import bframes_avi, read_index, vp8_altref, write_video
+from tests.videos import bframes_avi, garbage, read_index, vp8_altref, write_video
 from vmae_embed.extractor import run
 from vmae_embed.library import Library, verify
 from vmae_embed.pipeline import SLOTS, decoding_processes, run_units, sizing
@@ -299,3 +299,17 @@ def test_decoding_processes_are_as_many_as_can_be_fed(monkeypatch, units, device
     monkeypatch.setattr(sizing, "_processors", lambda: 12)
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20}[name])
     assert decoding_processes(units, devices, batch_bytes, asked=asked) == each
+
+
+def test_progress_goes_by_what_has_been_through_the_encoder(tmp_path, folder):
+    """Bytes come with batches, videos with their shard: neither runs ahead of what is done."""
+    paths = [write_video(folder / f"{i}.mp4", frames=210, size=(96, 64)) for i in range(3)]
+    garbage(folder / "bad.mp4")
+    _, progress = run_one_unit(tmp_path, ReadingEncoder(batch_size=2), unit_of(*paths, folder / "bad.mp4"))
+    embedded = np.cumsum([step.embedded for step in progress])
+    covered = np.cumsum([step.bytes for step in progress])
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    assert covered[-1] == total
+    assert embedded[-1] == 12
+    assert 0.2 < covered[embedded == 6].max() / total < 0.8  # half of the clips
+    assert [(step.videos, len(step.failures), step.committed) for step in progress if step.videos] == [(4, 1, 12)]

@@ -45,10 +45,17 @@ def test_shares_are_of_one_process_of_each_kind():
 @pytest.mark.parametrize(
     ("made", "begins", "says"),
     [
-        (summary(encode_s=9, starved_s=1), "encode-bound", "a GPU or --dtype bfloat16"),
-        (summary(dtype="bfloat16", encode_s=9, starved_s=1), "encode-bound", "a GPU, or fewer clips"),
-        (summary(("cuda",), dtype="bfloat16", encode_s=9), "encode-bound", "--devices 0,1"),
-        (summary(("cuda",), decode_s=19, encode_s=2, starved_s=8), "decode-bound", "--workers"),
+        (summary(encode_s=9, starved_s=1, decode_s=3), "encode-bound", "a GPU, or fewer clips"),
+        (summary(dtype="float16", encode_s=9), "encode-bound", "a GPU, --dtype float32, or fewer"),
+        (summary(("cuda",), encode_s=9), "encode-bound", "--devices 0,1,.."),
+        (summary(("cuda",), encode_s=9), "encode-bound", "--dtype bfloat16, or fewer"),
+        (
+            summary(("cuda",), dtype="bfloat16", encode_s=9, decode_s=16, blocked_s=3),
+            "encode-bound",
+            "0,1,..), or fewer",
+        ),
+        (summary(("cuda",), decode_s=19, encode_s=2, starved_s=8), "decode-bound by 2 decoding processes", "--workers"),
+        (summary(workers=1, decode_s=8, encode_s=6, starved_s=4), "decode-bound by 1 decoding process:", "--workers"),
         (summary(("cuda",), decode_s=3, encode_s=2, starved_s=2, write_s=9), "write-bound", "disk"),
     ],
 )
@@ -59,6 +66,8 @@ def test_what_held_a_run_back_is_named_with_a_remedy(made, begins, says):
 
 def test_nothing_is_blamed_where_no_stage_was_busy():
     assert summary(encode_s=1, starved_s=2, decode_s=3).bound() is None
+    assert summary(encode_s=1, starved_s=9, decode_s=3).bound() is None  # processes were starting
+    assert summary(seconds=1.0, encode_s=1.0).bound() is None  # too short to tell
     assert Summary(library=None, begun=0.0).bound() is None
 
 

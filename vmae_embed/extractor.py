@@ -267,10 +267,24 @@ def _check(
             raise UsageError(f"{name}={value!r}: choose one of {', '.join(known)}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}: give at least 1")
+    check_limits(video_timeout_s, video_memory)
+
+
+def check_limits(video_timeout_s: float | None, video_memory: int | None) -> None:
+    """Refuse limits that no video could keep.
+
+    Args:
+        video_timeout_s: seconds for decoding one, or None.
+        video_memory: bytes for decoding one, or None.
+
+    Raises:
+        UsageError: one of them is too small.
+    """
     if video_timeout_s is not None and not video_timeout_s > 0:
         raise UsageError(f"video-timeout={video_timeout_s:g}: give seconds, above 0")
     if video_memory is not None and video_memory < LEAST_VIDEO_MEMORY:
-        raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, at least {LEAST_VIDEO_MEMORY / 2**30:g}")
+        least = f"at least {LEAST_VIDEO_MEMORY / 2**30:g}, or 0 for no limit"
+        raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, {least}")
 
 
 def _recipe(encoder: Encoder) -> EncoderRecipe:

@@ -12,8 +12,10 @@ from vmae_embed.library import Library
 from vmae_embed.pipeline import Progress, StageTimes
 from vmae_embed.records import Failure
 
-# A stage that is busy for more of the time than this is what the others wait for.
-_BUSY = 0.5
+# A stage that is busy for more of the time than this, while the encoder waits for less or more than that, is
+# what holds a run back. Of shorter runs, the start of processes says more than any stage.
+_BUSY, _IDLE = 0.5, 0.25
+_TOO_SHORT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -113,20 +115,21 @@ class Summary:
     def bound(self) -> str | None:
         """The one thing that held the run back, and what may help; None if nothing ran for long enough to tell."""
         shares = self.shares()
-        if not shares or self.setup is None:
+        if not shares or self.setup is None or self.extracting_s < _TOO_SHORT_S:
             return None
-        if max(shares["encoding"], shares["encoder waiting"], shares["writing"]) < _BUSY:
-            return None
+        fewer = "or fewer clips (--hop, --clips-per-video)"
         if shares["writing"] >= _BUSY:
             return "write-bound: a faster disk"
-        if shares["encoding"] >= shares["encoder waiting"]:
+        if shares["decoding"] >= _BUSY and shares["encoder waiting"] >= _IDLE:
+            processes = f"{self.setup.workers} decoding process{'' if self.setup.workers == 1 else 'es'}"
+            return f"decode-bound by {processes}: more of them (--workers, on more processors), {fewer}"
+        if shares["encoding"] >= _BUSY and shares["encoder waiting"] < _IDLE:
             on_cpu = all(device.startswith("cpu") for device in self.setup.devices)
             faster = "a GPU" if on_cpu else "more devices (--devices 0,1,..)"
-            half = " or --dtype bfloat16" if self.setup.dtype == "float32" else ""
-            return f"encode-bound: {faster}{half}, or fewer clips (--hop, --clips-per-video)"
-        if shares["decoding"] < _BUSY:
-            return None  # what was waited for is the start of processes
-        return "decode-bound: more processors (--workers), or fewer clips (--hop, --clips-per-video)"
+            slow = "float16" if on_cpu else "float32"  # which CPUs emulate, and GPUs have no units for
+            better = {"float16": ", --dtype float32", "float32": ", --dtype bfloat16"}[slow]
+            return f"encode-bound: {faster}{better if self.setup.dtype == slow else ''}, {fewer}"
+        return None
 
     def to_log(self, ended: str | None) -> dict[str, Any]:
         """Return the run's entry in ``library.json``.

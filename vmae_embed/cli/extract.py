@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -145,9 +146,10 @@ def extract(
     Run it again to resume after an interruption, to add new videos, or to re-extract changed
     ones: what the library holds is not done twice.
     """
+    begun = time.monotonic()
     if fps is not None and (stride is not None or uniform):
         raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
-    from vmae_embed.extractor import load_encoder, run
+    from vmae_embed.extractor import check_limits, load_encoder, run
     from vmae_embed.sampling import Sampling
     from vmae_embed.sources import check_source
 
@@ -159,6 +161,8 @@ def extract(
         if source != "-":
             check_source(source)
 
+    memory = _parse_memory(video_memory)
+    check_limits(video_timeout, memory)
     chosen = _parse_devices(devices) if devices is not None else []
     encoder = load_encoder(
         output,
@@ -173,6 +177,7 @@ def extract(
         encoder.find_batch_size()
     elif isinstance(batch_size, int):
         encoder.batch_size = batch_size
+    loading_s = time.monotonic() - begun
     bar = ProgressBar(quiet=quiet)
     try:
         summary = run(
@@ -186,7 +191,7 @@ def extract(
             exact_pixels=exact_pixels,
             workers=workers if isinstance(workers, int) else None,
             video_timeout_s=video_timeout,
-            video_memory=_parse_memory(video_memory),
+            video_memory=memory,
             stored=store,
             prune=prune,
             retry_failed=retry_failed,
@@ -198,7 +203,7 @@ def extract(
         return EXIT_INTERRUPTED
     finally:
         bar.close()
-    return _report(summary, output)
+    return _report(summary, output, loading_s)
 
 
 def _parse_memory(gib: float) -> int | None:
@@ -222,20 +227,19 @@ def _parse_devices(text: str) -> list[str]:
     return [f"cuda:{name}" if name.isdigit() else name for name in names]
 
 
-def _report(summary: Summary, output: str) -> int:
+def _report(summary: Summary, output: str, loading_s: float) -> int:
     rate = f", {summary.clips / summary.seconds:.1f} clips/s" if summary.clips else ""
     say(
         f"{output}: {count_of(summary.clips, 'clip')} of "
         f"{count_of(summary.videos - len(summary.failures), 'video')} added "
-        f"in {summary.seconds:.1f} s{rate}; {count_of(summary.held, 'video')} already there"
+        f"in {summary.seconds:.1f} s{rate}; {count_of(summary.held - summary.known_failures, 'video')} already there"
     )
     if summary.setup is not None and (shares := summary.shares()):
-        workers = count_of(summary.setup.workers, "process", "es")
-        say(
-            f"time, side by side: decoding {shares['decoding']:.0%} ({workers}), transfer {shares['transfer']:.0%}, "
-            f"encoding {shares['encoding']:.0%} ({', '.join(summary.setup.devices)}), writing {shares['writing']:.0%}; "
-            f"waiting: decoders {shares['decoders waiting']:.0%}, encoder {shares['encoder waiting']:.0%}"
-        )
+        workers, devices = count_of(summary.setup.workers, "process", "es"), ", ".join(summary.setup.devices)
+        busy = f"decoding {shares['decoding']:.0%} ({workers}), transfer {shares['transfer']:.0%}"
+        busy += f", encoding {shares['encoding']:.0%} ({devices}), writing {shares['writing']:.0%}"
+        waiting = f"decoders {shares['decoders waiting']:.0%}, encoder {shares['encoder waiting']:.0%}"
+        say(f"time: loading {loading_s:.1f} s; then side by side: {busy}; waiting: {waiting}")
     if bound := summary.bound():
         say(f"held back: {bound}")
     if summary.ignored:

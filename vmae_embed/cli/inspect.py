@@ -43,6 +43,7 @@ def info(library: str, output_format: str) -> None:
         "pooling": config.encoder["pooling"],
         "norm": config.encoder["norm"],
         "precision": config.encoder["precision"],
+        "pixels": "exact" if config.exact_pixels else "fast",
         "embedding": f"{config.encoder['width']} x {config.stored}",
         "sampling": str(config.sampling),
         "carried columns": dict(config.columns),
@@ -64,8 +65,15 @@ def info(library: str, output_format: str) -> None:
 def _describe_run(run: Mapping[str, Any]) -> str:
     if run.get("ended") is None:
         return f"{run.get('started')}, killed or still running"
-    figures = f"{run.get('videos')} videos, {run.get('clips')} clips in {run.get('seconds')} s"
-    return f"{run.get('started')}, {run['ended']}, {figures}{f', {b}' if (b := run.get('bound')) else ''}"
+    shares = {str(name): float(share) for name, share in dict(run.get("shares") or {}).items()}
+    parts = [
+        f"{run.get('started')}, {str(run['ended'])[:100]}",
+        f"{run.get('videos')} videos, {run.get('clips')} clips in {run.get('seconds')} s",
+        f"decoder {run.get('decoder')}, {run.get('workers')} processes, encoder on {', '.join(run.get('devices', ()))}",
+        ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+        str(run.get("bound") or ""),
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _licence(checkpoint: str) -> str:
@@ -105,5 +113,5 @@ def failures(library: str, output_format: str) -> None:
     """List the videos that gave no clips, and why."""
     from vmae_embed.library import Library
 
-    rows = [asdict(failure) for failure in Library.open(library).failures()]
+    rows = [asdict(f) for f in sorted(Library.open(library).failures(), key=lambda f: f.video_id)]
     write_rows(rows, output_format, ["video_id", "stage", "seconds", "reason"])

@@ -92,7 +92,7 @@ class ProgressBar:
         return f"{self._videos:,} of {plan.videos:,} videos, {self._clips:,} clips, {rate:.1f} clips/s{failed}"
 
     def _left(self, plan: Plan) -> str:
-        if not self._bytes:
+        if not self._bytes or not self._clips:
             return "?"
         seconds = (time.monotonic() - self._begun) / self._bytes * (plan.bytes - self._bytes)
         return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02}:{int(seconds % 60):02}"

@@ -102,6 +102,8 @@ def search(
         exact=exact,
         decoder=decoder,
     )
+    if not len(hits):
+        say("no hits: what there is overlaps the query itself (--include-self)")
     rows = [{**{key: value for key, value in asdict(hit).items() if key != "columns"}, **hit.columns} for hit in hits]
     carried = list(opened.config.columns)
     several = ["query"] if len(hits.queries) > 1 else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,8 @@ class _Decoding:
                 if not self._current.key_frame:
                     return None
             if self._current.is_corrupt:
-                at = "" if self._current.time is None else f" stamped {self._current.time:.3f} s"
+                time_s = self._current.time
+                at = f" stamped {time_s:.3f} s" if time_s is not None and math.isfinite(time_s) else ""
                 raise DecodeError(f"the frame{at} is damaged", stage="decode")
             if self._by_order:
                 self._stamp += 1

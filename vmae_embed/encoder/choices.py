@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,12 +45,14 @@ def check_device(device: str | torch.device | None) -> torch.device:
 
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", str(device)):
+        raise UsageError(f"device={str(device)!r}: give cpu, cuda, cuda:1, ...")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"device={str(device)!r}: not to be had here ({reason})") from error
+        raise UsageError(f"device={str(device)!r}: not to be had here ({reason}); cpu always is") from error
     return chosen
 
 

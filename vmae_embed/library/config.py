@@ -112,9 +112,9 @@ class LibraryConfig:
         self.check_comparable(name, config.encoder, config.preprocessing)
         wanted = {
             "sampling": (str(self.sampling), str(config.sampling)),
-            "precision": (self.encoder.get("precision"), config.encoder.get("precision")),
-            "stored type": (self.stored, config.stored),
-            "pixels": tuple("exact" if c.exact_pixels else "fast" for c in (self, config)),
+            "precision (--dtype)": (self.encoder.get("precision"), config.encoder.get("precision")),
+            "stored type (--store)": (self.stored, config.stored),
+            "pixels (--exact-pixels, --fast-pixels)": (_pixels(self), _pixels(config)),
         }
         for what, (before, now) in wanted.items():
             if before != now:
@@ -122,6 +122,10 @@ class LibraryConfig:
                     f"{name} was made with {what} '{before}', this run asks for '{now}'; "
                     "give the same options, or another directory after -o"
                 )
+
+
+def _pixels(config: LibraryConfig) -> str:
+    return "exact" if config.exact_pixels else "fast"
 
 
 def _describe(encoder: Mapping[str, Any]) -> str:

@@ -38,9 +38,9 @@ class Progress:
     Attributes:
         embedded: clips that have been through the encoder.
         committed: clips that now lie in a shard.
-        videos: done, or failed.
-        bytes: of the videos' files, as far as they have been decoded.
-        failures: of videos.
+        videos: that the library now accounts for, by clips or as failures.
+        bytes: of the videos' files, as far as their clips have been through the encoder.
+        failures: of those videos.
         times: where time went.
     """
 

@@ -22,13 +22,11 @@ from vmae_embed.pipeline.channel import Channel, Closed
 from vmae_embed.pipeline.progress import Progress, StageTimes
 from vmae_embed.pipeline.unit import Batch, UnitRows, VideoRows
 from vmae_embed.plan import Unit
-from vmae_embed.records import Failure
 from vmae_embed.workers import (
     ClipDecoded,
     DecodePool,
     Event,
     UnitDone,
-    Usage,
     VideoDone,
     VideoFailed,
     VideoStarted,
@@ -149,7 +147,7 @@ class _Stages:
             unit = filling.get(event.unit) or filling.setdefault(event.unit, UnitRows(event.unit))
             self._take(unit, event)
             if isinstance(event, UnitDone):
-                last = unit.batch or Batch(unit, np.empty(0, np.uint8))
+                last = unit.close_batch()
                 last.is_last = True
                 self._to_encode.put(last)
                 del filling[event.unit]
@@ -163,10 +161,10 @@ class _Stages:
         elif isinstance(event, VideoDone):
             assert unit.current is not None
             unit.finished.append(unit.current)
-            self._close(unit, event.video.size, event.usage)
+            self._close(unit, event)
         elif isinstance(event, VideoFailed):
             unit.failures.append(event.failure)
-            self._close(unit, event.video.size, event.usage, event.failure)
+            self._close(unit, event)
 
     def _add(self, unit: UnitRows, clip: ClipDecoded) -> None:
         rows = unit.current
@@ -181,17 +179,15 @@ class _Stages:
         batch.owners.append(rows)
         rows.spans.append(clip.span)
         if len(batch.owners) == len(batch.frames):
-            decoded = max(round(clip.video.size * rows.share_decoded()), unit.bytes_told)
-            self._said.put(Progress(bytes=decoded - unit.bytes_told))
-            unit.bytes_told = decoded
-            unit.batch = None
-            self._to_encode.put(batch)
+            unit.cover(round(clip.video.size * rows.share_decoded()))
+            self._to_encode.put(unit.close_batch())
 
-    def _close(self, unit: UnitRows, size: int, usage: Usage, *failures: Failure) -> None:
-        times = StageTimes(decode_s=usage.work_s, blocked_s=usage.wait_s, transfer_s=self._transfer_s)
+    def _close(self, unit: UnitRows, event: VideoDone | VideoFailed) -> None:
+        unit.cover(event.video.size)
+        unit.covered = 0
+        times = StageTimes(event.usage.work_s, event.usage.wait_s, self._transfer_s)
         self._transfer_s = 0.0
-        self._said.put(Progress(videos=1, bytes=size - unit.bytes_told, failures=failures, times=times))
-        unit.bytes_told = 0
+        self._said.put(Progress(times=times))
 
     # Second stage: batches to embeddings ---------------------------------------------------------
 
@@ -226,6 +222,7 @@ class _Stages:
                 rows.embeddings.append(embedding)
             self._free.put(batch.frames)
             self._said.put(Progress(embedded=len(batch.owners), times=times))
+        self._said.put(Progress(bytes=batch.bytes))
         if batch.is_last:
             self._to_write.put(batch.unit)
 
@@ -234,7 +231,8 @@ class _Stages:
     def _write(self) -> None:
         while (unit := self._to_write.get()) is not None:
             begun = time.monotonic()
-            clips, failures = unit.commit(self._library)
+            clips = unit.commit(self._library)
             times = StageTimes(write_s=time.monotonic() - begun)
-            self._said.put(Progress(committed=clips, failures=failures, times=times))
+            videos, failures = len(unit.finished) + len(unit.failures), tuple(unit.failures)
+            self._said.put(Progress(committed=clips, videos=videos, failures=failures, times=times))
         self._said.put(None)

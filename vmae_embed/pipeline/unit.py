@@ -37,12 +37,14 @@ class Batch:
         frames: ``(batch size, T, H, W, 3)`` uint8, of which the first ``len(owners)`` are set.
         owners: of each clip.
         is_last: of the unit.
+        bytes: of the videos' files, as far as this batch covers them.
     """
 
     unit: UnitRows
     frames: NDArray[np.uint8]
     owners: list[VideoRows] = field(default_factory=list)
     is_last: bool = False
+    bytes: int = 0
 
 
 class UnitRows:
@@ -54,7 +56,8 @@ class UnitRows:
         failures: videos that failed.
         current: the video whose clips come now.
         batch: that they go to.
-        bytes_told: of the current video's file, as progress.
+        covered: bytes of the current video's file that clips cover so far.
+        due: bytes that the next batch covers.
     """
 
     def __init__(self, name: str) -> None:
@@ -63,29 +66,43 @@ class UnitRows:
         self.failures: list[Failure] = []
         self.current: VideoRows | None = None
         self.batch: Batch | None = None
-        self.bytes_told = 0
+        self.covered = 0
+        self.due = 0
 
-    def commit(self, library: Library) -> tuple[int, tuple[Failure, ...]]:
-        """Write the shard.
+    def cover(self, size: int) -> None:
+        """The current video's clips cover so many bytes of its file by now."""
+        self.due += max(size - self.covered, 0)
+        self.covered = max(size, self.covered)
+
+    def close_batch(self) -> Batch:
+        """Take the batch, full or not; it covers what has been decoded since the last one."""
+        batch, self.batch = self.batch or Batch(self, np.empty(0, np.uint8)), None
+        batch.bytes, self.due = self.due, 0
+        return batch
+
+    def commit(self, library: Library) -> int:
+        """Write the shard. A video whose embeddings are not finite is one more failure.
 
         Returns:
-            How many clips it holds, and which videos' embeddings were not finite.
+            How many clips it holds.
 
         Raises:
             LibraryError: it cannot be written.
         """
         schema = library.schema
         tables = [schema.empty_table()]
-        broken = []
+        sound = []
         for rows in self.finished:
             with np.errstate(over="ignore"):  # beyond float16: refused below
                 embeddings = np.stack(rows.embeddings).astype(library.config.stored)
             if np.isfinite(embeddings).all():
                 tables.append(clip_rows(rows.video, rows.timeline, rows.spans, embeddings, schema))
+                sound.append(rows)
                 continue
             video = rows.video
             reason = "its embeddings are not finite; try --dtype float32 and --store float32"
-            broken.append(Failure(video.id, video.path, "encode", reason, 0.0, video.fingerprint))
+            self.failures.append(Failure(video.id, video.path, "encode", reason, 0.0, video.fingerprint))
+        self.finished = sound
         table = pa.concat_tables(tables)
-        library.write_unit(self.name, table, [*self.failures, *broken])
-        return table.num_rows, tuple(broken)
+        library.write_unit(self.name, table, self.failures)
+        return int(table.num_rows)
