@@ -138,7 +138,18 @@ def test_nothing_outlives_a_killed_parent(videos, encoder, tmp_path):
     mark = f"VMAE_EMBED_TEST_MARK={uuid.uuid4()}"
     name, _, value = mark.partition("=")
     checkpoint = encoder.identity["checkpoint"]
-    command = ["extract", str(videos), "-o", str(tmp_path / "lib"), "--model", checkpoint, "--devices", "cpu,cpu"]
+    command = [
+        "extract",
+        str(videos),
+        "-o",
+        str(tmp_path / "lib"),
+        "--model",
+        checkpoint,
+        "--devices",
+        "cpu,cpu",
+        "--hop",
+        "0.01",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "vmae_embed", *command, "--quiet"],
         env={**os.environ, name: value},

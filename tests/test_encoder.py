@@ -294,7 +294,7 @@ def test_small_checkpoints_with_the_wrong_heads_warn(tmp_path):
     [
         ({"pooling": "max"}, "pooling='max': choose one of mean, first-token"),
         ({"dtype": "int8"}, "dtype='int8': choose one of"),
-        ({"device": "warp"}, "device='warp': not to be had here"),
+        ({"device": "warp"}, "device='warp': give cpu, cuda"),
     ],
 )
 def test_bad_arguments(folders, arguments, message):
