@@ -393,7 +393,7 @@ def test_a_library_made_otherwise_is_refused_before_anything_is_done(case):
     with pytest.raises(IdentityMismatch, match=r"made with sampling '.*touching windows', this run asks for"):
         case.run(sampling=Sampling(hop_s=1))
     with pytest.raises(
-        IdentityMismatch, match="made with stored type .--store. 'float32', this run asks for 'float16'"
+        IdentityMismatch, match=r"made with stored type .--store. 'float32', this run asks for 'float16'"
     ):
         case.run(stored="float16")
     assert case.files() == before
