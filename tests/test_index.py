@@ -90,6 +90,17 @@ def test_more_hits_than_the_visited_cells_hold(large):
     assert all(len(set(row)) == 9000 for row in rows)
 
 
+@pytest.mark.parametrize("which", ["small", "large"])
+def test_among_some_rows_only(which, request):
+    vectors, index = request.getfixturevalue(which)
+    among = np.arange(3, len(vectors), 7)
+    scores, rows = index.search(vectors[:5], 10, among=among)
+    truth_scores, truth = exact(vectors[among], vectors[:5], 10)
+    assert np.array_equal(rows, among[truth])
+    assert np.allclose(scores, truth_scores, atol=1e-6)
+    assert index.search(vectors[:2], 10, among=among[:4])[1].shape == (2, 4)
+
+
 def test_k_beyond_the_library_returns_all_of_it(small):
     _, index = small
     assert index.search(clustered(3, 16), 10_000)[1].shape == (3, 500)

@@ -77,3 +77,8 @@ class SearchIndexError(VmaeEmbedError):
 
 class ProbeError(VmaeEmbedError):
     """Labels and embeddings that no probe can be fitted to."""
+
+
+def one_line(error: BaseException) -> str:
+    """Say what was raised, kind and message, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,10 +10,9 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from vmae_embed.checkpoint import DEFAULT_MODEL
-from vmae_embed.decode import DECODERS, check_decoder
+from vmae_embed.decode import check_decoder
 from vmae_embed.encoder import Encoder, check_device
-from vmae_embed.errors import LibraryError, UsageError
+from vmae_embed.errors import LibraryError, UsageError, one_line
 from vmae_embed.library import STORED, Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, decoding_processes, run_on_devices, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
@@ -92,15 +91,13 @@ def load_encoder(
         LibraryError: the library cannot be read.
     """
     before = _config_of(library)
-    made_with = before.encoder if before else {}
-    if model is None and made_with:
-        model, revision = made_with["checkpoint"], revision or made_with.get("revision")
-    return Encoder.from_pretrained(
-        model or DEFAULT_MODEL,
+    return Encoder.from_identity(
+        before.encoder if before else {},
+        model,
         revision=revision,
         device=device,
-        dtype=dtype or made_with.get("precision"),
-        pooling=pooling or made_with.get("pooling", "mean"),
+        dtype=dtype,
+        pooling=pooling,
         compile=compile,
     )
 
@@ -158,15 +155,12 @@ def run(
         sampling = sampling or replace(before.sampling, frames=encoder.frames)
         exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
         stored = stored or before.stored
-    sampling, exact_pixels, stored = (
-        sampling or Sampling(frames=encoder.frames),
-        bool(exact_pixels),
-        stored or "float32",
-    )
+    sampling = sampling or Sampling(frames=encoder.frames)
+    exact_pixels, stored = bool(exact_pixels), stored or "float32"
     on = [check_device(device) for device in devices] if len(devices) > 1 else [encoder.device]
-    for device in on if decoder == "nvdec" else []:
+    for device in on:
         check_decoder(decoder, device=device.index or 0)
-    _check(encoder, sampling, decoder, stored, workers, video_timeout_s, video_memory)
+    _check(encoder, sampling, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
     with Library.writing(library, _describe_run(encoder, sampling, stored, exact_pixels)) as opened:
@@ -223,7 +217,8 @@ def _extract_units(
     library = summary.library
     library.log_run(summary.to_log(None))
     if len(devices) > 1:
-        running = run_on_devices(plan.units, devices, _recipe(encoder), library, config, workers=a_device)
+        recipe = EncoderRecipe(encoder.identity, encoder.compiled, encoder.batch_size)
+        running = run_on_devices(plan.units, devices, recipe, library, config, workers=a_device)
     else:
         running = run_units(plan.units, encoder, library, config, workers=a_device)
     # Closed here: an exception's traceback would keep it, and its processes, alive.
@@ -242,7 +237,7 @@ def _logged(summary: Summary) -> Iterator[None]:
         ended = "interrupted"
         raise
     except BaseException as error:
-        ended = " ".join(f"{type(error).__name__}: {error}".split())
+        ended = one_line(error)
         raise
     finally:
         summary.end()
@@ -254,7 +249,6 @@ def _logged(summary: Summary) -> Iterator[None]:
 def _check(
     encoder: Encoder,
     sampling: Sampling,
-    decoder: str,
     stored: str,
     workers: int | None,
     video_timeout_s: float | None,
@@ -262,9 +256,8 @@ def _check(
 ) -> None:
     if sampling.frames != encoder.frames:
         raise UsageError(f"sampling takes {sampling.frames} frames a clip; this checkpoint takes {encoder.frames}")
-    for name, value, known in (("decoder", decoder, DECODERS), ("stored", stored, STORED)):
-        if value not in known:
-            raise UsageError(f"{name}={value!r}: choose one of {', '.join(known)}")
+    if stored not in STORED:
+        raise UsageError(f"stored={stored!r}: choose one of {', '.join(STORED)}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}: give at least 1")
     check_limits(video_timeout_s, video_memory)
@@ -285,19 +278,6 @@ def check_limits(video_timeout_s: float | None, video_memory: int | None) -> Non
     if video_memory is not None and video_memory < LEAST_VIDEO_MEMORY:
         least = f"at least {LEAST_VIDEO_MEMORY / 2**30:g}, or 0 for no limit"
         raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, {least}")
-
-
-def _recipe(encoder: Encoder) -> EncoderRecipe:
-    identity = encoder.identity
-    return EncoderRecipe(
-        checkpoint=identity["checkpoint"],
-        revision=identity["revision"],
-        dtype=identity["precision"],
-        pooling=identity["pooling"],
-        compile=encoder.compiled,
-        batch_size=encoder.batch_size,
-        weights_sha256=identity["weights_sha256"],
-    )
 
 
 def _count(summary: Summary, progress: Progress, plan: Plan, observe: Observer | None) -> None:

@@ -274,13 +274,7 @@ def _load_encoder(index: Index, encoder: Encoder | Callable[[], Encoder] | None)
     from vmae_embed.encoder import Encoder
 
     if encoder is None:
-        made_with = index.library.config.encoder
-        encoder = Encoder.from_pretrained(
-            made_with["checkpoint"],
-            revision=made_with.get("revision"),
-            dtype=made_with.get("precision"),
-            pooling=made_with["pooling"],
-        )
+        encoder = Encoder.from_identity(index.library.config.encoder)
     elif not isinstance(encoder, Encoder):
         encoder = encoder()
     index.library.check_comparable(encoder.identity, encoder.preprocessing)

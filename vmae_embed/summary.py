@@ -124,11 +124,12 @@ class Summary:
             processes = f"{self.setup.workers} decoding process{'' if self.setup.workers == 1 else 'es'}"
             return f"decode-bound by {processes}: more of them (--workers, on more processors), {fewer}"
         if shares["encoding"] >= _BUSY and shares["encoder waiting"] < _IDLE:
-            on_cpu = all(device.startswith("cpu") for device in self.setup.devices)
-            faster = "a GPU" if on_cpu else "more devices (--devices 0,1,..)"
-            slow = "float16" if on_cpu else "float32"  # which CPUs emulate, and GPUs have no units for
-            better = {"float16": ", --dtype float32", "float32": ", --dtype bfloat16"}[slow]
-            return f"encode-bound: {faster}{better if self.setup.dtype == slow else ''}, {fewer}"
+            if all(device.startswith("cpu") for device in self.setup.devices):
+                faster = "a GPU" + (", --dtype float32" if self.setup.dtype == "float16" else "")
+            else:
+                faster = "more devices (--devices 0,1,..)"
+                faster += ", --dtype bfloat16" if self.setup.dtype == "float32" else ""
+            return f"encode-bound: {faster}, {fewer}"
         return None
 
     def to_log(self, ended: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vmae_embed import __version__
-from vmae_embed.errors import UsageError, VmaeEmbedError
+from vmae_embed.errors import UsageError, VmaeEmbedError, one_line
 
 # Each verb's module, imported when the verb is used: --help and a search by clip id load no torch.
 _VERBS = {
@@ -109,8 +109,9 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         if os.environ.get("VMAE_EMBED_DEBUG"):
             traceback.print_exc()
-        detail = " ".join(f"{type(error).__name__}: {error}".split())
-        _complain(f"this is a fault of vmae-embed ({detail}); VMAE_EMBED_DEBUG=1 shows where. Please report it")
+        _complain(
+            f"this is a fault of vmae-embed ({one_line(error)}); VMAE_EMBED_DEBUG=1 shows where. Please report it"
+        )
         return EXIT_FAILED
     return result if isinstance(result, int) else 0
 

@@ -12,7 +12,7 @@ import click
 
 from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option
+from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option, dtype_option
 from vmae_embed.cli.output import ProgressBar, count_of, say
 from vmae_embed.errors import UsageError
 
@@ -33,12 +33,7 @@ _encoder_options = combine(
         type=click.Choice(("mean", "first-token", "cls")),
         help=f"Of the tokens; VideoMAE has no CLS token, cls means first-token. {_AS_BEFORE.format('mean')}",
     ),
-    click.option(
-        "--dtype",
-        type=click.Choice(("float32", "bfloat16", "float16")),
-        help="Precision of the encoder's forward pass. "
-        f"{_AS_BEFORE.format('bfloat16 where the hardware multiplies it, float32 elsewhere')}",
-    ),
+    dtype_option(_AS_BEFORE.format("bfloat16 where the hardware multiplies it, float32 elsewhere")),
     click.option(
         "--devices",
         "--device",

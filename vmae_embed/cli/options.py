@@ -25,11 +25,15 @@ device_option = click.option(
     "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]"
 )
 
-dtype_option = click.option(
-    "--dtype",
-    type=click.Choice(("float32", "bfloat16", "float16")),
-    help="Precision of the encoder's forward pass. [default: the library's]",
-)
+
+def dtype_option(default: str) -> Callable[[Command], Command]:
+    """Option ``--dtype``; ``default`` is what the help says that is taken without it."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(("float32", "bfloat16", "float16")),
+        help=f"Precision of the encoder's forward pass. {default}",
+    )
+
 
 decoder_option = click.option(
     "--decoder",

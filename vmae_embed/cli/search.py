@@ -21,7 +21,6 @@ from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
     from vmae_embed.encoder import Encoder
-    from vmae_embed.library import Library
 
 
 @click.command()
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="ID|DIR", help="Where the library's checkpoint lies now. [default: where it lay]")
 @click.option("--revision", metavar="REV", help="Of the hub repository. [default: the library's]")
 @click.option("--pooling", type=click.Choice(("mean", "first-token", "cls")), help="[default: the library's]")
-@dtype_option
+@dtype_option("[default: the library's]")
 @device_option
 @decoder_option
 def search(
@@ -83,7 +82,10 @@ def search(
         raise UsageError(f"{html}: exists; give another name, or --overwrite")
 
     def load() -> Encoder:
-        return _load(opened, model, revision, pooling, dtype, device)
+        from vmae_embed.encoder import Encoder
+
+        made_with = opened.config.encoder
+        return Encoder.from_identity(made_with, model, revision=revision, device=device, dtype=dtype, pooling=pooling)
 
     # A checkpoint or pooling that was named is checked even where the library has the answer.
     encoder: Encoder | Callable[[], Encoder] = load
@@ -112,23 +114,3 @@ def search(
         from vmae_embed.report import write_report
 
         say(f"page: {write_report(html, hits, title=f'What looks like {query}', overwrite=overwrite)}")
-
-
-def _load(
-    library: Library,
-    model: str | None,
-    revision: str | None,
-    pooling: str | None,
-    dtype: str | None,
-    device: str | None,
-) -> Encoder:
-    from vmae_embed.encoder import Encoder
-
-    made_with = library.config.encoder
-    return Encoder.from_pretrained(
-        model or made_with["checkpoint"],
-        revision=revision or (None if model else made_with.get("revision")),
-        pooling=pooling or made_with["pooling"],
-        dtype=dtype or made_with.get("precision"),
-        device=device,
-    )

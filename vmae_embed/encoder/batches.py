@@ -55,7 +55,9 @@ def find_batch_size(rate: Callable[[int], float]) -> int:
     while size <= _LARGEST:
         try:
             measured = rate(size)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             break
         if measured < fastest * _WORTH:
             break

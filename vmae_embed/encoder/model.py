@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,43 @@ class Encoder:
         check_pooling(pooling, warn=False)
         check_dtype(dtype, check_device(device))
         return cls(load_checkpoint(model, revision), device=device, dtype=dtype, pooling=pooling, compile=compile)
+
+    @classmethod
+    def from_identity(
+        cls,
+        identity: Mapping[str, Any],
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+        pooling: str | None = None,
+        compile: bool = False,
+    ) -> Encoder:
+        """Load an encoder like the one that a library was made with; what is said otherwise goes first.
+
+        Args:
+            identity: what `identity` was; empty for the defaults of `from_pretrained`.
+            model: another hub id or directory, whose revision is then its own.
+            revision: of the hub repository.
+            device: None takes a GPU where there is one.
+            dtype: of the matrix products.
+            pooling: of the tokens.
+            compile: pass the network through ``torch.compile``.
+
+        Raises:
+            CheckpointError, UsageError: as `from_pretrained` does.
+        """
+        if model is None and identity:
+            model, revision = identity["checkpoint"], revision or identity.get("revision")
+        return cls.from_pretrained(
+            model or DEFAULT_MODEL,
+            revision=revision,
+            device=device,
+            dtype=dtype or identity.get("precision"),
+            pooling=pooling or identity.get("pooling", "mean"),
+            compile=compile,
+        )
 
     @property
     def compiled(self) -> bool:

@@ -108,8 +108,18 @@ class Index:
         """``(B, D)`` float32 of unit length, for rows of ``clips``."""
         return np.ascontiguousarray(self._vectors[rows], dtype=np.float32)
 
+    @property
+    def live(self) -> NDArray[np.int64]:
+        """Ascending rows of ``clips`` that are of clips in the library; searches find no others."""
+        return np.arange(len(self._vectors))
+
     def search(
-        self, queries: NDArray[np.floating[Any]], k: int, *, exact: bool = False
+        self,
+        queries: NDArray[np.floating[Any]],
+        k: int,
+        *,
+        exact: bool = False,
+        among: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the clips nearest to each query by cosine similarity.
 
@@ -117,6 +127,7 @@ class Index:
             queries: ``(Q, D)``.
             k: neighbours; all clips if there are fewer.
             exact: compare with every clip, whatever the index.
+            among: ascending rows of ``clips`` that may be found; None for all.
 
         Returns:
             Scores ``(Q, K)`` float32 and rows of ``clips`` ``(Q, K)`` int64, best first.
@@ -130,7 +141,10 @@ class Index:
             raise UsageError("queries hold numbers that are not finite")
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")
-        k = min(k, len(self))
+        k = min(k, len(self) if among is None else len(among))
+        if among is not None:
+            scores, rows = exact_search(self._vectors[among], queries, k)
+            return scores, among[rows]
         if exact or self.about["nprobe"] is None:
             return exact_search(self._vectors, queries, k)
         about = self.about

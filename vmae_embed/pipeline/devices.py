@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
-from vmae_embed.errors import CheckpointError, VmaeEmbedError
+from vmae_embed.errors import CheckpointError, VmaeEmbedError, one_line
 from vmae_embed.library import Library, LibraryConfig
 from vmae_embed.pipeline.progress import Progress
 from vmae_embed.pipeline.run import run_units
 from vmae_embed.plan import Unit
-from vmae_embed.workers import WorkerConfig, describe_exit, end_process, end_with_parent, start_interpreter
+from vmae_embed.workers import WorkerConfig, connect_to_parent, describe_exit, end_process, start_interpreter, tell
 
 _CHILD = "from vmae_embed.pipeline.devices import main; main(sys.argv[1:])"
 
@@ -30,22 +30,14 @@ class EncoderRecipe:
     """How a process loads the encoder.
 
     Attributes:
-        checkpoint: hub id or directory.
-        revision: of the hub repository.
-        dtype: of the forward pass.
-        pooling: of the tokens.
+        identity: of the encoder, which says what to load.
         compile: whether it is compiled.
-        batch_size: clips in one forward pass; None for the device's own choice.
-        weights_sha256: that it must have.
+        batch_size: clips in one forward pass.
     """
 
-    checkpoint: str
-    revision: str | None
-    dtype: str
-    pooling: str
+    identity: Mapping[str, Any]
     compile: bool
-    batch_size: int | None
-    weights_sha256: str
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,7 @@ def run_on_devices(
                 if isinstance(message, Progress):
                     yield message
                 elif isinstance(message, _Wanted):
-                    running[connection].send(next(waiting, None))
+                    tell(connection, next(waiting, None))
                 elif message.error is None:
                     del running[connection]
                 else:
@@ -120,15 +112,8 @@ def run_on_devices(
 class _DeviceProcess:
     def __init__(self, task: _Task) -> None:
         self.device = task.device
-        self.connection, theirs = Pipe()
-        self._process = start_interpreter(_CHILD, [theirs.fileno()])
-        theirs.close()
-        self.send(task)
-
-    def send(self, message: _Task | Unit | None) -> None:
-        # A process that has died cannot be told; its end of file is next in the pipe, for `receive`.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(message)
+        self._process, self.connection = start_interpreter(_CHILD)
+        tell(self.connection, task)
 
     def receive(self) -> Progress | _Wanted | _Ended:
         try:
@@ -170,16 +155,14 @@ class _Parent:
 
 def main(arguments: list[str]) -> None:
     """Run until the parent has no more units, or closes the pipe whose descriptor it gave."""
-    pipe = int(arguments[0])
-    threading.Thread(target=end_with_parent, args=(pipe,), daemon=True).start()
-    parent = _Parent(Connection(pipe))
+    parent = _Parent(connect_to_parent(arguments[0]))
     try:
         _work(parent, parent.task())
         parent.tell(_Ended())
     except VmaeEmbedError as error:
         parent.tell(_Ended(str(error)))
     except Exception as error:  # the parent reports it in one line
-        parent.tell(_Ended(" ".join(f"{type(error).__name__}: {error}".split())))
+        parent.tell(_Ended(one_line(error)))
     os._exit(0)  # the threads of CUDA and decoders need no goodbye
 
 
@@ -187,17 +170,10 @@ def _work(parent: _Parent, task: _Task) -> None:
     from vmae_embed.encoder import Encoder
 
     recipe = task.recipe
-    encoder = Encoder.from_pretrained(
-        recipe.checkpoint,
-        revision=recipe.revision,
-        device=task.device,
-        dtype=recipe.dtype,
-        pooling=recipe.pooling,
-        compile=recipe.compile,
-    )
-    if encoder.identity["weights_sha256"] != recipe.weights_sha256:
-        raise CheckpointError(f"{recipe.checkpoint} changed while the run began")
-    encoder.batch_size = recipe.batch_size or encoder.batch_size
+    encoder = Encoder.from_identity(recipe.identity, device=task.device, compile=recipe.compile)
+    if encoder.identity["weights_sha256"] != recipe.identity["weights_sha256"]:
+        raise CheckpointError(f"{recipe.identity['checkpoint']} changed while the run began")
+    encoder.batch_size = recipe.batch_size
     library = Library(task.library, task.library_config)
     config = replace(task.config, gpu=encoder.device.index or 0)
     with contextlib.closing(run_units(parent.units(), encoder, library, config, workers=task.workers)) as said:

@@ -213,6 +213,7 @@ class _Stages:
             ahead = batch, pending
 
     def _finish(self, batch: Batch, pending: Pending | None) -> None:
+        times = StageTimes()
         if pending is not None:
             begun = time.monotonic()
             embeddings = pending.result()
@@ -221,8 +222,7 @@ class _Stages:
             for rows, embedding in zip(batch.owners, embeddings, strict=True):
                 rows.embeddings.append(embedding)
             self._free.put(batch.frames)
-            self._said.put(Progress(embedded=len(batch.owners), times=times))
-        self._said.put(Progress(bytes=batch.bytes))
+        self._said.put(Progress(embedded=len(batch.owners), bytes=batch.bytes, times=times))
         if batch.is_last:
             self._to_write.put(batch.unit)
 

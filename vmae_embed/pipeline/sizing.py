@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmae_embed.pipeline.run import SPARE_BATCHES
 
-# A core decodes some thirty 720p clips a second, or a hundred of 240p: more processes than this feed any device.
+# A core decodes 10 to 30 clips of 720p a second, or 50 to 130 of 240p (docs/benchmarks.md).
 _MOST_A_DEVICE = 64
 
 # Each process fills a batch of its own; all of these together may take a quarter of the memory.

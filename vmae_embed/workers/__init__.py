@@ -3,7 +3,7 @@
 What they are told (`messages`), what they run (`child`), who runs them (`pool`), how they start (`interpreter`).
 """
 
-from vmae_embed.workers.interpreter import describe_exit, end_process, end_with_parent, start_interpreter
+from vmae_embed.workers.interpreter import connect_to_parent, describe_exit, end_process, start_interpreter, tell
 from vmae_embed.workers.messages import Usage, WorkerConfig
 from vmae_embed.workers.pool import (
     ClipDecoded,
@@ -25,8 +25,9 @@ __all__ = [
     "VideoFailed",
     "VideoStarted",
     "WorkerConfig",
+    "connect_to_parent",
     "describe_exit",
     "end_process",
-    "end_with_parent",
     "start_interpreter",
+    "tell",
 ]

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from vmae_embed.decode import Frame, cropping, decode_clips
-from vmae_embed.errors import VmaeEmbedError
+from vmae_embed.errors import VmaeEmbedError, one_line
 from vmae_embed.records import Timeline
 from vmae_embed.sampling import plan_spans
-from vmae_embed.workers.interpreter import end_with_parent
+from vmae_embed.workers.interpreter import connect_to_parent
 from vmae_embed.workers.messages import EXIT_OUT_OF_MEMORY, ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 # Without a limit of the user's: ten minutes, or four times the video's length if that is longer.
@@ -92,7 +92,7 @@ class _Worker:
             return "memory", "needs more memory than there is"
         if isinstance(error, VmaeEmbedError):
             return getattr(error, "stage", "decode"), str(error)
-        return "decode", " ".join(f"{type(error).__name__}: {error}".split())
+        return "decode", one_line(error)
 
     def _start(self, timeline: Timeline) -> None:
         if self._config.timeout_s is None:
@@ -138,15 +138,14 @@ def _resident() -> int:
 
 def main(arguments: list[str]) -> None:
     """Run until the parent closes the pipe whose descriptor it gave."""
-    pipe, memory_file = (int(argument) for argument in arguments)
+    pipe, memory_file = arguments
     # Both are inherited; a parent may ignore or block alarms.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    threading.Thread(target=end_with_parent, args=(pipe,), daemon=True).start()
-    connection = Connection(pipe)
+    connection = connect_to_parent(pipe)
     try:
         config: Any = connection.recv()
-        _Worker(connection, config, mmap.mmap(memory_file, config.memory_bytes)).run()
+        _Worker(connection, config, mmap.mmap(int(memory_file), config.memory_bytes)).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone, or has no more videos
     # Decoders' own exit handlers may wait for threads that hang.

@@ -6,12 +6,16 @@ no ``if __name__`` guard.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 from vmae_embed.errors import VmaeEmbedError
 
@@ -22,23 +26,29 @@ _PREAMBLE = "import sys; sys.path[0] or sys.path.pop(0); "
 
 
 def start_interpreter(
-    code: str, descriptors: Sequence[int], variables: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+    code: str, descriptors: Sequence[int] = (), variables: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], Connection]:
     """Start an interpreter.
 
     Args:
-        code: that it runs, with the numbers of the descriptors as its ``sys.argv[1:]``.
+        code: that it runs; the first of its ``sys.argv[1:]`` is for `connect_to_parent`, then come
+            the numbers of the descriptors.
         descriptors: open files that it inherits.
         variables: of its environment, beside ours.
+
+    Returns:
+        The process, and our end of its pipe.
 
     Raises:
         VmaeEmbedError: the system starts no process.
     """
+    ours, theirs = Pipe()
+    inherited = [theirs.fileno(), *descriptors]
     environment = {**os.environ, **(variables or {}), "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
     try:
-        return subprocess.Popen(
-            [sys.executable, "-c", _PREAMBLE + code, *map(str, descriptors)],
-            pass_fds=descriptors,
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PREAMBLE + code, *map(str, inherited)],
+            pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -46,11 +56,31 @@ def start_interpreter(
             start_new_session=True,  # Ctrl-C is for the parent, which closes the pipes in order
         )
     except OSError as error:
+        ours.close()
         raise VmaeEmbedError(f"processes cannot be started ({error})") from error
+    finally:
+        theirs.close()
+    return process, ours
 
 
-def end_with_parent(pipe: int) -> None:
-    """End this process, whatever it is doing, when the other end of a pipe closes; runs in a thread."""
+def tell(connection: Connection, message: object) -> None:
+    """Send a message to a process, which may have died: its end of file is then next in the pipe."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(message)
+
+
+def connect_to_parent(descriptor: str) -> Connection:
+    """Open the pipe to the parent, and end this process, whatever it is doing, when the parent's end closes.
+
+    Args:
+        descriptor: the first argument that `start_interpreter` gave.
+    """
+    pipe = int(descriptor)
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    return Connection(pipe)
+
+
+def _end_with_parent(pipe: int) -> None:
     closing = select.poll()
     closing.register(pipe, 0)  # of no event but the one that is always told: the other end has closed
     closing.poll()

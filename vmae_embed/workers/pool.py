@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import VmaeEmbedError
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
-from vmae_embed.workers.interpreter import describe_exit, end_process, start_interpreter
+from vmae_embed.workers.interpreter import describe_exit, end_process, start_interpreter, tell
 from vmae_embed.workers.messages import EXIT_OUT_OF_MEMORY, ClipReady, Done, Failed, Ready, Started, Usage, WorkerConfig
 
 # A process that dies before it is up is started again, but not for ever.
@@ -37,7 +37,6 @@ _MOST_STARTS = 3
 _LEAKED_BYTES = 512 * 2**20
 
 _CHILD = "from vmae_embed.workers.child import main; main(sys.argv[1:])"
-
 
 # NumPy's linear algebra would start a thread a core in every process, for nothing.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -167,12 +166,10 @@ class _Process:
         self._start()
 
     def _start(self) -> None:
-        self.connection, theirs = Pipe()
         self._is_up = False
         self._starts += 1
-        self._process = start_interpreter(_CHILD, [theirs.fileno(), self._memory_file], _ONE_THREAD)
-        theirs.close()
-        self._tell(self._config)
+        self._process, self.connection = start_interpreter(_CHILD, [self._memory_file], _ONE_THREAD)
+        tell(self.connection, self._config)
 
     def take(self, unit: tuple[str, Iterable[Video]] | None) -> bool:
         """Begin with a unit; False if there is none left."""
@@ -188,12 +185,7 @@ class _Process:
         self._video = self._left.popleft() if self._left else None
         self._since = time.monotonic()
         if self._video is not None:
-            self._tell(self._video.path)
-
-    def _tell(self, message: str | int | WorkerConfig) -> None:
-        # A process that has died cannot be told; its end of file is next in the pipe, for `_bury`.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(message)
+            tell(self.connection, self._video.path)
 
     @property
     def unit_is_through(self) -> bool:
@@ -216,7 +208,7 @@ class _Process:
             yield VideoStarted(self.unit, video, message.timeline)
         elif isinstance(message, ClipReady):
             yield ClipDecoded(self.unit, video, message.span, self._slots[message.slot])
-            self._tell(message.slot)
+            tell(self.connection, message.slot)
         elif isinstance(message, Done):
             self._go_on(message.usage)
             yield VideoDone(self.unit, video, message.usage)
