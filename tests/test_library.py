@@ -120,7 +120,7 @@ def test_what_a_killed_maker_left_is_in_nobodys_way(tmp_path):
 def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path, theirs):
     (tmp_path / theirs).parent.mkdir(exist_ok=True)
     (tmp_path / theirs).write_text("mine")
-    with refused("not a library, and not empty; give a new directory after -o$"):
+    with refused("not a library, and not empty; give a new directory$"):
         Library.create(tmp_path, CONFIG)
     assert files(tmp_path) == [theirs]
 
@@ -128,9 +128,9 @@ def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path, theirs)
 def test_a_file_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "lib"
     path.write_text("mine")
-    with refused("/lib: a file, not a directory; give another name after -o$"):
+    with refused("/lib: a file, not a directory; give another name$"):
         Library.create(path, CONFIG)
-    with refused(r"/lib/under: a file, not a directory; give another name after -o$"):
+    with refused(r"/lib/under: a file, not a directory; give another name$"):
         Library.create(path / "under", CONFIG)
     with refused(r"/lib: not a library \(it has no library.json\); make one with `vmae-embed extract VIDEOS -o "):
         Library.open(path)
@@ -659,7 +659,7 @@ def test_other_preprocessing_is_refused_naming_both(library):
     ],
 )
 def test_rows_of_another_kind_are_not_added_but_can_be_compared(library, config, message):
-    with refused(message + ".*; give the same options, or another directory after -o$", IdentityMismatch):
+    with refused(message + ".*; give the same options, or another directory$", IdentityMismatch):
         library.check_continuable(config)
     library.check_comparable(config.encoder, config.preprocessing)
 
