@@ -314,9 +314,9 @@ def test_columns_that_cannot_be_carried_are_refused_and_none_is_taken(library):
     library.carry_columns({"n": "int64"})
     before = files(library.path), (library.path / "library.json").read_bytes()
     for name in ("clip_id", "embedding", "fps", "fingerprint"):
-        with refused(rf"^manifest column '{name}': every library has a column of that name; rename yours$", UsageError):
+        with refused(rf"^column '{name}': every library has a column of that name; rename yours$", UsageError):
             library.carry_columns({"new": "string", name: "string"})
-    with refused("^manifest column 'n' is string, but this library carries it as int64$", UsageError):
+    with refused("^column 'n' is string, but this library carries it as int64$", UsageError):
         library.carry_columns({"new": "string", "n": "string"})
     library.carry_columns({"n": "int64"})
     library.carry_columns({})
@@ -710,9 +710,9 @@ def test_a_truncated_shard_is_reported_and_refused(library, keep):
     shard(library).write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     (problem,) = verify(library)
     assert problem.startswith(f"{shard(library)}: cannot be read (")
-    assert problem.endswith("); delete it and run extract again")
+    assert problem.endswith("); delete it and run extract or import again")
     for read in (library.table, library.held, library.embeddings, library.__len__, lambda: list(library.shards())):
-        with refused(r"/clips/u1\.parquet: cannot be read \(.*\); delete it and run extract again$"):
+        with refused(r"/clips/u1\.parquet: cannot be read \(.*\); delete it and run extract or import again$"):
             read()
 
 
@@ -799,7 +799,7 @@ def test_damaged_rows_are_reported(library, change, problem):
 )
 def test_shards_of_another_kind_are_refused_in_a_line(library, change):
     rewrite(library, change)
-    message = r"/clips/u1\.parquet: column \w+ is .*, not .*; delete it and run extract again$"
+    message = r"/clips/u1\.parquet: column \w+ is .*, not .*; delete it and run extract or import again$"
     with refused(message):
         library.table()
     with refused(message):
@@ -823,7 +823,9 @@ def test_damaged_failures_are_reported_and_refused(library):
         "failures/u1.parquet: column reason is missing, not string",
         "failures/u3.parquet: values are missing in video_id",
     ]
-    with refused(r"/failures/u1\.parquet: column reason is missing, not string; delete it and run extract again$"):
+    with refused(
+        r"/failures/u1\.parquet: column reason is missing, not string; delete it and run extract or import again$"
+    ):
         library.failures()
     (library.path / "failures/u1.parquet").write_bytes(b"PAR1")
     assert len(verify(library)) == 2

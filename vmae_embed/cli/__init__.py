@@ -94,7 +94,8 @@ def _run(arguments: list[str] | None) -> int:
         return EXIT_MISUSED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "vmae-embed"
-        _complain(f"{error.format_message()} (see `{command} --help`)")
+        message = " ".join(error.format_message().split())  # click lists choices in lines of their own
+        _complain(f"{message} (see `{command} --help`)")
         return EXIT_MISUSED
     except click.ClickException as error:
         _complain(error.format_message())

@@ -57,11 +57,8 @@ class Clips:
 
     def _tables(self) -> Iterator[pa.Table]:
         empty = self.schema.empty_table()
-        try:
-            for shard in self._library.shards(units=self._units):
-                yield pa.concat_tables([empty, shard], promote_options="default")
-        except FileNotFoundError as error:
-            raise LibraryError(f"{self._library.path}: was written to meanwhile; export it again") from error
+        for shard in self._library.shards(units=self._units, check=True):
+            yield pa.concat_tables([empty, shard], promote_options="default")
 
 
 def write_npy(clips: Clips, folder: Path) -> None:

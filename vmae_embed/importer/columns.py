@@ -90,7 +90,7 @@ def choose_columns(tables: Sequence[Rows], vector_column: str | None, id_column:
         elif name in RESERVED:
             wanted = _wanted(name)
             if not wanted:
-                left_out[name] = "every hit has one of its own"
+                left_out[name] = "the vectors are others" if name == "embedding" else "every hit has one of its own"
             elif fits not in wanted:
                 if name in _DECISIVE:
                     raise UsageError(f"{owners[name].name}: column {name!r} is {kind}, not {' or '.join(wanted)}")

@@ -124,7 +124,9 @@ class ParquetRows:
         for part in self.parts:
             try:
                 # Neither buffered ahead nor read whole: memory must not follow the size of row groups.
-                with pq.ParquetFile(part.path, buffer_size=_READ_AT_ONCE, pre_buffer=False) as file:
+                with pq.ParquetFile(
+                    part.path, buffer_size=_READ_AT_ONCE, pre_buffer=False, page_checksum_verification=True
+                ) as file:
                     names = [name for name in schema.names if name in file.schema_arrow.names]
                     first = part.first
                     for group in range(file.num_row_groups):

@@ -87,6 +87,9 @@ def import_vectors(
         IdentityMismatch: the library's vectors are of another width, name or stored type.
     """
     begun = time.monotonic()
+    for what, path in {"embeddings": embeddings, "metadata": metadata}.items():
+        if path == "":  # which Path takes for the folder that we are in
+            raise UsageError(f"{what}='': give a file or folder")
     vectors = open_vectors(Path(embeddings), column)
     tables = [vectors.table] if vectors.table is not None else []
     if metadata is not None:
@@ -128,7 +131,7 @@ def _configure(library: str | Path, vectors: Vectors, stored: str | None, name: 
     before = Library.open(library).config if os.path.exists(os.path.join(library, "library.json")) else None
     if stored is not None and stored not in STORED:
         raise UsageError(f"stored={stored!r}: choose one of {', '.join(STORED)}")
-    if name is not None and not name.strip():
+    if name is not None and not (name.strip() and name.isprintable()):
         raise UsageError(f"name={name!r}: say in a word what made the vectors, or leave it out")
     if before is not None and before.imported:
         stored, name = stored or before.stored, name or before.encoder.get("checkpoint")

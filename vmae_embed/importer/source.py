@@ -93,11 +93,10 @@ class Source:
             if observe is not None:
                 observe("checking", done, total)
         if seen.broken.count:
-            raise UsageError(
-                f"{self._vectors.name}: {seen.broken} not finite (NaN or infinite); mend or drop them"
-            )
+            raise UsageError(f"{self._vectors.name}: {seen.broken} not finite (NaN or infinite); mend or drop them")
         if seen.too_large.count:
-            raise UsageError(f"{self._vectors.name}: {seen.too_large} beyond {self._stored}; give --store float32")
+            what = "mend or drop them" if self._stored == np.float32 else "give --store float32"
+            raise UsageError(f"{self._vectors.name}: {seen.too_large} beyond {self._stored}; {what}")
         if (repeated := seen.ids.find_repeated(lambda: self.ids(blocks))) is not None:
             raise UsageError(
                 f"{self._vectors.name}: clip id {repeated!r} occurs twice; name unique ones with --id-column"

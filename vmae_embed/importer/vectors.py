@@ -70,7 +70,7 @@ def open_vectors(path: Path, column: str | None) -> Vectors:
     elif existing(path) and suffix not in (".npy", ".parquet"):
         raise UsageError(f"{path}: no vectors; give a .npy or .parquet file, or a folder of them")
     if suffix == ".parquet":
-        return ParquetVectors(str(path), files, column or DEFAULT_COLUMN)
+        return ParquetVectors(str(path), files, DEFAULT_COLUMN if column is None else column)
     if column is not None:
         raise UsageError(f"--column {column!r}: .npy files have no columns; leave it out")
     return NpyVectors(str(path), files)
@@ -123,8 +123,8 @@ class ParquetVectors:
         self.parts = self._rows.parts
         if column not in self._rows.schema.names:
             lists = [field.name for field in self._rows.schema if _is_list(field.type)]
-            there = ", ".join(lists[:_MOST_NAMED]) or "none"
-            raise UsageError(f"{name}: no column {column!r}; name one of its columns of lists with --column: {there}")
+            there = f"name one with --column: {', '.join(lists[:_MOST_NAMED])}" if lists else "nor any of lists"
+            raise UsageError(f"{name}: no column {column!r}; {there}")
         kind = _storage(self._rows.schema.field(column).type)
         if not _is_list(kind) or kind.value_type not in _FLOATS:
             raise UsageError(
@@ -150,7 +150,13 @@ class ParquetVectors:
         if not self._rows.count:
             return 0
         (first,) = self._rows.read([(0, 1)], [self._column])
-        return len(first[self._column][0].as_py() or ())
+        vector = first[self._column][0].as_py()
+        if vector is None:
+            raise self._is_null(0)
+        return len(vector)
+
+    def _is_null(self, row: int) -> UsageError:
+        return UsageError(f"{self.name}: row {row} of column {self._column!r} is null; fill it in, or drop it")
 
     def _matrix(self, table: pa.Table, start: int) -> NDArray[Any]:
         pieces = [np.empty(0, self._dtype)]
@@ -158,7 +164,7 @@ class ParquetVectors:
             lists = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
             if lists.null_count:
                 row = start + int(np.argmax(np.asarray(lists.is_null())))
-                raise UsageError(f"{self.name}: row {row} of column {self._column!r} is null; fill it in, or drop it")
+                raise self._is_null(row)
             widths = np.full(len(lists), self.width)
             if not pa.types.is_fixed_size_list(lists.type):
                 widths = np.asarray(lists.value_lengths())
@@ -180,7 +186,11 @@ class ParquetVectors:
 def _map(path: Path) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except ValueError as error:
+        if "pickle" in str(error) or "Python objects" in str(error):  # NumPy takes whatever else it is for a pickle
+            raise UsageError(f"{path}: no .npy file of numbers (objects, a pickle, or something else)") from error
+        raise unreadable(path, error) from error
+    except (OSError, EOFError) as error:
         raise unreadable(path, error) from error
     if not isinstance(array, np.ndarray):
         raise UsageError(f"{path}: an archive of arrays; save one array with np.save")

@@ -199,16 +199,19 @@ class Library:
                         )
         return videos
 
-    def shards(self, columns: list[str] | None = None, units: list[str] | None = None) -> Iterator[pa.Table]:
+    def shards(
+        self, columns: list[str] | None = None, units: list[str] | None = None, *, check: bool = False
+    ) -> Iterator[pa.Table]:
         """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory.
 
         Args:
             columns: to read; None for all.
             units: whose; None for all that are complete now.
+            check: verify the checksum of every page.
         """
         schema = pa.schema([field for field in self.schema if columns is None or field.name in columns])
         for unit in self.units() if units is None else units:
-            yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns)
+            yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns, check=check)
 
     def state(self, units: list[str] | None = None) -> str:
         """Changes when the clip rows do; read from the directory alone."""
@@ -363,10 +366,10 @@ class Library:
         """
         for name, kind in columns.items():
             if name in RESERVED:
-                raise UsageError(f"manifest column {name!r}: every library has a column of that name; rename yours")
+                raise UsageError(f"column {name!r}: every library has a column of that name; rename yours")
             before = self.config.columns.get(name, kind)
             if before != kind:
-                raise UsageError(f"manifest column {name!r} is {kind}, but this library carries it as {before}")
+                raise UsageError(f"column {name!r} is {kind}, but this library carries it as {before}")
         if set(columns) - set(self.config.columns):
             self.config = replace(self.config, columns={**self.config.columns, **columns})
             self._write_config()
