@@ -83,7 +83,7 @@ class ParquetRows:
             try:
                 with pq.ParquetFile(path) as file:
                     self.parts.append(Part(path, self.count, file.metadata.num_rows))
-                    schemas.append(file.schema_arrow.remove_metadata())
+                    schemas.append(_plain(file.schema_arrow))
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise unreadable(path, error) from error
             names = schemas[-1].names
@@ -225,9 +225,16 @@ def unreadable(path: Path, error: Exception) -> UsageError:
     return UsageError(f"{path}: cannot be read ({_detail(error)}); is it whole?")
 
 
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """With what extension types are made of in their place."""
+    return pa.schema([pa.field(field.name, getattr(field.type, "storage_type", field.type)) for field in schema])
+
+
 def _as(schema: pa.Schema, batch: pa.RecordBatch) -> pa.Table:
-    """What other files have wider, or besides."""
-    return pa.concat_tables([schema.empty_table(), pa.Table.from_batches([batch])], promote_options="permissive")
+    """In a schema of several files: what others have wider, or besides."""
+    columns = [getattr(column, "storage", column) for column in batch.columns]
+    table = pa.table(columns, schema=_plain(batch.schema))
+    return pa.concat_tables([schema.empty_table(), table], promote_options="permissive")
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:

@@ -125,7 +125,7 @@ class ParquetVectors:
             lists = [field.name for field in self._rows.schema if _is_list(field.type)]
             there = f"name one with --column: {', '.join(lists[:_MOST_NAMED])}" if lists else "nor any of lists"
             raise UsageError(f"{name}: no column {column!r}; {there}")
-        kind = _storage(self._rows.schema.field(column).type)
+        kind = self._rows.schema.field(column).type
         if not _is_list(kind) or kind.value_type not in _FLOATS:
             raise UsageError(
                 f"{name}: column {column!r} is {kind}; give one of lists of float16, float32 or float64 (--column)"
@@ -144,7 +144,7 @@ class ParquetVectors:
             yield self._matrix(table, start).reshape(stop - start, self.width)
 
     def _find_width(self) -> int:
-        kind = _storage(self._rows.schema.field(self._column).type)
+        kind = self._rows.schema.field(self._column).type
         if pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         if not self._rows.count:
@@ -160,8 +160,7 @@ class ParquetVectors:
 
     def _matrix(self, table: pa.Table, start: int) -> NDArray[Any]:
         pieces = [np.empty(0, self._dtype)]
-        for chunk in table[self._column].chunks:
-            lists = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        for lists in table[self._column].chunks:
             if lists.null_count:
                 row = start + int(np.argmax(np.asarray(lists.is_null())))
                 raise self._is_null(row)
@@ -193,6 +192,7 @@ def _map(path: Path) -> NDArray[Any]:
     except (OSError, EOFError) as error:
         raise unreadable(path, error) from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise UsageError(f"{path}: an archive of arrays; save one array with np.save")
     if array.ndim != 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise UsageError(
@@ -202,9 +202,4 @@ def _map(path: Path) -> NDArray[Any]:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    kind = _storage(kind)
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
