@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import Any
-
 import click
 
 from vmae_embed.cli import EXIT_INTERRUPTED
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import count_of, say
+from vmae_embed.cli.output import StageProgress, count_of, say
 
-_LINE_EVERY_S = 10.0
 _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress.")
 
 
@@ -68,24 +63,21 @@ def import_(
     """
     from vmae_embed.importer import import_vectors
 
-    counter = _Counter(quiet=quiet)
     try:
-        done = import_vectors(
-            library,
-            embeddings,
-            metadata=metadata,
-            column=column,
-            id_column=id_column,
-            stored=store,
-            name=name,
-            observe=counter,
-        )
+        with StageProgress() as progress:
+            done = import_vectors(
+                library,
+                embeddings,
+                metadata=metadata,
+                column=column,
+                id_column=id_column,
+                stored=store,
+                name=name,
+                observe=None if quiet else progress,
+            )
     except KeyboardInterrupt:
-        counter.close()
         say(f"interrupted; what is complete is kept in {library}: run the same command again to go on")
         return EXIT_INTERRUPTED
-    finally:
-        counter.close()
     rate = f", {done.clips / done.seconds:,.0f} clips/s" if done.clips else ""
     say(
         f"{library}: {count_of(done.clips, 'clip')} added in {done.seconds:.1f} s{rate}; "
@@ -121,53 +113,8 @@ def export(library: str, kind: str, output: str, overwrite: bool, quiet: bool) -
     from vmae_embed.exporter import export as write
     from vmae_embed.library import Library
 
-    counter = _Counter(quiet=quiet)
-    try:
-        done = write(
-            Library.open(library),
-            output,
-            kind,
-            overwrite=overwrite,
-            observe=lambda rows, of: counter("writing", rows, of),
-        )
-    finally:
-        counter.close()
+    opened = Library.open(library)
+    with StageProgress() as progress:
+        done = write(opened, output, kind, overwrite=overwrite, observe=None if quiet else progress)
     size = f"{done.bytes / 2**20:,.1f} MiB"
     say(f"{output}: {count_of(done.clips, 'clip')} as {kind} in {done.seconds:.1f} s, {size}")
-
-
-class _Counter:
-    """Vectors done, on stderr; a line every ten seconds where it is no terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._said = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self._quiet:
-            return
-        if sys.stderr.isatty():
-            self._draw(what, done, total)
-        elif time.monotonic() - self._said > _LINE_EVERY_S:
-            self._said = time.monotonic()
-            say(f"{what}: {done:,} of {total:,} vectors")
-
-    def _draw(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._bar.start()
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total)
-        self._bar.update(self._tasks[what], completed=done)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None

@@ -18,8 +18,8 @@ _GROUP_ROWS = 16_384
 _GROUP_BYTES = 2**26
 _PART_ROWS = 1_000_000
 
-# Told how many rows of how many are written.
-Observer = Callable[[int, int], None]
+# Told what is done, how many rows of it are, and how many there are.
+Observer = Callable[[str, int, int], None]
 
 
 class Clips:
@@ -51,7 +51,7 @@ class Clips:
             done += len(table)
             yield table
             if self._observe is not None:
-                self._observe(done, self.count)
+                self._observe("writing", done, self.count)
         if done != self.count:
             raise LibraryError(f"{self._library.path}: was written to meanwhile; export it again")
 

@@ -46,7 +46,7 @@ def export(
             ``out`` ends with ``.parquet``, else a folder of parts), ``faiss`` (a folder of ``index.faiss``
             and ``clips.parquet``) or ``lance`` (a dataset).
         overwrite: replace an earlier export there.
-        observe: told how many rows of how many are written.
+        observe: told what is done, how many rows of it are, and how many there are.
 
     Raises:
         UsageError: no such kind, or something else is at ``out``.
@@ -68,15 +68,16 @@ def export(
         raise LibraryError(
             f"{library.path}: holds no clips to export; `vmae-embed info {library.path}` says what it does"
         )
+    count = clips.count
     with placing(path) as temporary:
         if kind == "npy":
             write_npy(clips, temporary)
         elif kind == "lance":
             write_lance(clips, temporary)
         elif kind == "faiss":
-            write_faiss(library, temporary)
+            count = write_faiss(library, temporary, observe)
         elif is_file:
             write_parquet(clips, temporary)
         else:
             write_parts(clips, temporary)
-    return Exported(path, clips.count, size_of(path), time.monotonic() - begun)
+    return Exported(path, count, size_of(path), time.monotonic() - begun)

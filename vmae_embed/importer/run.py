@@ -79,7 +79,7 @@ def import_vectors(
         stored: ``float32`` or ``float16``; None: as the library was made, else as the vectors are.
         name: of what made the vectors; only vectors of one name go into one library. None: as the
             library was made, else ``imported``.
-        observe: told what is done, and how many vectors of how many are.
+        observe: told what is done, how many vectors of it are, and how many there are.
 
     Raises:
         UsageError: the vectors or the table cannot be read, do not fit each other, or an id occurs twice.

@@ -17,7 +17,7 @@ from vmae_embed.importer.ids import Ids
 from vmae_embed.importer.vectors import Vectors
 from vmae_embed.library import Library, LibraryConfig
 
-# Told what is done (checking, writing), how many vectors of how many are.
+# Told what is done (checking, writing), how many vectors of it are, and how many there are.
 Observer = Callable[[str, int, int], None]
 
 
