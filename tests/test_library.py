@@ -616,6 +616,19 @@ def test_a_unit_is_complete_only_once_its_failures_are_there(library, monkeypatc
     assert renamed == ["failures", "clips"]
 
 
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_not_finite_are_not_written(tmp_path, stored, value):
+    made = Library.create(tmp_path / "lib", changed(stored=stored))
+    clips = rows(made, video("a.mp4"), video("b.mp4"))
+    numbers = clips["embedding"].to_pylist()
+    numbers[1][3] = numbers[3][0] = value
+    broken = clips.set_column(4, clips.schema.field(4), pa.array(numbers, clips.schema.field(4).type))
+    with refused(r"/lib: the embedding of a\.mp4#t=2\.000,4\.000 and of 1 more is not finite; nothing of its unit"):
+        made.write_unit("u1", broken, [failure("c.mp4")])
+    assert files(made.path) == ["library.json"]
+
+
 # Another encoder
 
 

@@ -311,7 +311,7 @@ class Library:
         if not finite.all():
             name, others = clips["clip_id"][int(np.argmin(finite))].as_py(), int((~finite).sum()) - 1
             raise LibraryError(
-                f"{self.path}: the embedding of {name}{f' and of {others:,} more clips' if others else ''} is not "
+                f"{self.path}: the embedding of {name}{f' and of {others:,} more' if others else ''} is not "
                 "finite; nothing of its unit was written"
             )
         if failures:
