@@ -94,7 +94,6 @@ def import_(
 @library_argument
 @click.option(
     "--to",
-    "kind",
     type=click.Choice(("npy", "parquet", "faiss", "lance")),
     required=True,
     help="npy: a folder with embeddings.npy and metadata.parquet. parquet: one file, or a folder of parts where the "
@@ -104,7 +103,7 @@ def import_(
 @click.option("-o", "--output", required=True, metavar="OUT", help="File or folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @_quiet
-def export(library: str, kind: str, output: str, overwrite: bool, quiet: bool) -> None:
+def export(library: str, to: str, output: str, overwrite: bool, quiet: bool) -> None:
     """Write a library's embeddings for other tools.
 
     Embeddings are as the library has them, not normalised; row i of a table is of vector i. npy is what
@@ -115,6 +114,6 @@ def export(library: str, kind: str, output: str, overwrite: bool, quiet: bool) -
 
     opened = Library.open(library)
     with StageProgress() as progress:
-        done = write(opened, output, kind, overwrite=overwrite, observe=None if quiet else progress)
+        done = write(opened, output, to, overwrite=overwrite, observe=None if quiet else progress)
     size = f"{done.bytes / 2**20:,.1f} MiB"
-    say(f"{output}: {count_of(done.clips, 'clip')} as {kind} in {done.seconds:.1f} s, {size}")
+    say(f"{output}: {count_of(done.clips, 'clip')} as {to} in {done.seconds:.1f} s, {size}")

@@ -61,7 +61,7 @@ def write_faiss(library: Library, folder: Path, observe: Observer | None) -> int
         if isinstance(quantizer, faiss.IndexHNSW):
             quantizer.hnsw.efSearch = max(2 * index.effort.nprobe, 64)
         probes = f"; nprobe {index.effort.nprobe} is set in the file"
-        codes = ", as its codes have them; vmae-embed ranks what it finds by the stored vectors"
+        codes = " (of its codes; vmae-embed ranks what it finds by the stored vectors)"
     try:
         faiss.write_index(written, str(folder / "index.faiss"))
     except RuntimeError as error:
