@@ -216,6 +216,9 @@ def _from_file(
     decoder: str,
 ) -> _Query:
     config = index.library.config
+    if config.sampling is None or config.preprocessing is None:
+        raise QueryError(f"{name}: {index.library.path} was imported; search it by a clip id or a .npy file")
+    sampling, preprocessing = config.sampling, config.preprocessing
     if not os.path.isfile(path):
         raise QueryError(f"{name}: the library knows this video, but {path} is gone; ask for one of its clip ids")
     check_decoder(decoder)
@@ -223,8 +226,8 @@ def _from_file(
     try:
         for batch in decode_clips(
             path,
-            lambda timeline: plan_spans(timeline, config.sampling, start_s=start_s, end_s=end_s),
-            cropping(config.preprocessing, exact_pixels=config.exact_pixels),
+            lambda timeline: plan_spans(timeline, sampling, start_s=start_s, end_s=end_s),
+            cropping(preprocessing, exact_pixels=config.exact_pixels),
             decoder=decoder,
             threads=0,
             on_timeline=lambda _: embedding.begin_anew(),
