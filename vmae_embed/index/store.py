@@ -101,6 +101,11 @@ class Index:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    @property
+    def metric(self) -> str:
+        """Of its scores."""
+        return "cosine"
+
     def __len__(self) -> int:
         return len(self._vectors)
 
