@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import count_of, say, tell_unmatched
+from vmae_embed.cli.output import count_of, say, tell_unmatched, write_rows
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
     from vmae_embed.evaluation import Agreement, Estimate, Queries, Retrieval, Speed
     from vmae_embed.index import Index
+    from vmae_embed.library import Library
 
 
 @click.command()
@@ -44,14 +46,31 @@ if TYPE_CHECKING:
     metavar="COLUMN",
     help='Column of the labels; without --labels, one that the library carries. [default: "label"]',
 )
+@click.option(
+    "--sweep",
+    "sweeping",
+    is_flag=True,
+    help="Instead: build several kinds of index in a temporary folder, and weigh recall@10 against speed.",
+)
+@click.option("--html", metavar="FILE", help="Also write the sweep as a page with its plot.")
+@click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
 @click.option("--seed", type=int, default=0, metavar="N", help="Of the queries that are drawn.")
-@click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(("table", "json", "csv")),
+    default="table",
+    help="Of the output; csv is for --sweep.",
+)
 def evaluate(
     library: str,
     queries: str,
     leave_out: str,
     labels: str | None,
     label: str | None,
+    sweeping: bool,
+    html: str | None,
+    overwrite: bool,
     seed: int,
     output_format: str,
 ) -> None:
@@ -61,26 +80,29 @@ def evaluate(
     precision and mean average precision of an exact search, each query's own video left out.
     Every figure has its 95% interval; docs/evaluation.md says what they mean.
     """
-    from vmae_embed.evaluation import evaluate_index, of_vectors, sample_queries
+    from vmae_embed.evaluation import evaluate_index
     from vmae_embed.index import Index
     from vmae_embed.library import Library
-    from vmae_embed.query import load_array
 
     count = _parse_count(queries)
-    if count is None and (labels or label):
-        raise UsageError(f"--queries {queries}: labels are of the library's clips; with labels, give a number")
+    if (labels or label) and (count is None or sweeping):
+        what = "--sweep compares indexes" if sweeping else f"--queries {queries} are no clips of the library"
+        raise UsageError(f"{what}: judge by labels in a call of its own")
+    if not sweeping and (html or output_format == "csv"):
+        raise UsageError(f"{'--html' if html else '--format csv'}: only of a --sweep; add it, or use --format json")
+    _check_page(html, overwrite)
     opened = Library.open(library)
-    vectors = load_array(queries) if count is None else None
+    draw = _drawing(queries, count, leave_out, seed)
+    if sweeping:
+        _sweep(opened, draw, seed, output_format, html, overwrite)
+        return
     if not Index.is_current(opened):
         say(f"{library}: {'bringing its index up to date' if opened.index_path.exists() else 'building its index'}")
     index = Index.open(opened)
-    if vectors is not None:
-        asked = of_vectors(index, vectors, Path(queries).name)
-    else:
-        asked = sample_queries(index, count or 0, leave_out=leave_out, seed=seed)
+    asked = draw(index)
     judged = _judge(index, labels, label, count or 0, seed)
     retrieval = evaluate_index(index, asked)
-    left_out = "nothing" if vectors is not None else leave_out
+    left_out = "nothing" if count is None else leave_out
     if output_format == "json":
         result = _as_json(index, asked, retrieval, left_out)
         if judged is not None:
@@ -103,6 +125,44 @@ def _parse_count(queries: str) -> int | None:
     if count < 1:
         raise UsageError(f"--queries {queries}: give a whole number from 1 on, or a .npy file")
     return count
+
+
+def _check_page(html: str | None, overwrite: bool) -> None:
+    """Say what is wrong with a page's name before anything takes its time."""
+    if html is not None and not Path(html).absolute().parent.is_dir():
+        raise UsageError(f"{html}: cannot be written (its folder does not exist)")
+    if html is not None and Path(html).exists() and not overwrite:
+        raise UsageError(f"{html}: exists; give another name, or --overwrite")
+
+
+def _drawing(queries: str, count: int | None, leave_out: str, seed: int) -> Callable[[Index], Queries]:
+    from vmae_embed.evaluation import of_vectors, sample_queries
+    from vmae_embed.query import load_array
+
+    if count is not None:
+        return lambda index: sample_queries(index, count, leave_out=leave_out, seed=seed)
+    vectors = load_array(queries)
+    return lambda index: of_vectors(index, vectors, Path(queries).name)
+
+
+def _sweep(
+    library: Library,
+    draw: Callable[[Index], Queries],
+    seed: int,
+    output_format: str,
+    html: str | None,
+    overwrite: bool,
+) -> None:
+    from vmae_embed.evaluation import sweep, sweep_notes, sweep_rows, write_sweep
+
+    swept = sweep(library, draw, seed=seed, observe=say)
+    for note in sweep_notes(swept):
+        say(note)
+    columns = ["factory", "nprobe", "recall@10", "low", "high", "p50_ms", "p99_ms", "queries_per_s", "bytes_per_vector"]
+    write_rows(sweep_rows(swept), output_format, columns)
+    if html is not None:
+        title = f"Recall against speed: {library.path.resolve().name}"
+        say(f"page: {write_sweep(html, swept, title=title, overwrite=overwrite)}")
 
 
 def _judge(index: Index, file: str | None, column: str | None, queries: int, seed: int) -> Agreement | None:
