@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
+import re
 from dataclasses import astuple
 
 import numpy as np
@@ -22,14 +25,17 @@ from vmae_embed.evaluation import (
     carried_labels,
     estimate,
     evaluate_index,
+    factories,
     matched_labels,
     of_vectors,
     sample_queries,
+    sweep,
+    write_sweep,
 )
 from vmae_embed.evaluation.labelled import _chance, _measure
 from vmae_embed.evaluation.queries import sample_rows
 from vmae_embed.evaluation.retrieval import recall, true_scores
-from vmae_embed.index import Index
+from vmae_embed.index import Effort, Index, IndexSpec
 from vmae_embed.library import Library, LibraryConfig, clip_rows
 from vmae_embed.query import search
 from vmae_embed.records import ClipSpan, Timeline, Video
@@ -47,12 +53,12 @@ def small(tmp_path_factory):
     return vectors, Index.build(make_library(tmp_path_factory.mktemp("small") / "lib", vectors))
 
 
-@pytest.fixture
-def coarse(tmp_path):
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory):
     """An IVF-PQ of 64 cells, of which it visits one."""
     vectors = clustered(3000, 16, clusters=400, spread=0.8)
-    index = Index.build(make_library(tmp_path / "lib", vectors), kind="ivfpq", nlist=64)
-    index.about["nprobe"] = 1
+    index = Index.build(make_library(tmp_path_factory.mktemp("coarse") / "lib", vectors), IndexSpec("IVF64,PQ4x4fsr"))
+    index.effort = Effort(1, 16)
     return vectors, index
 
 
@@ -70,24 +76,32 @@ def run(capsys):
 # Recall
 
 
+def share_found(index, scores, row, own, k, **how):
+    """Of the k nearest to a row, the share that a search gives, asked again until k are not its own."""
+    truth = [int(r) for r in np.argsort(-scores[row]) if int(r) not in own][:k]
+    wanted, found = k, []
+    while len(found) < k:
+        (answers,) = index.search(index.vectors(np.array([row])), wanted, **how)[1]
+        found = [int(r) for r in answers if int(r) not in own][:k]
+        wanted *= 4
+    return len(set(truth) & set(found)) / k
+
+
+def rows_of(index, queries):
+    vectors = index.vectors(np.arange(len(index.clips)))
+    return [int(np.flatnonzero((vectors == query).all(axis=1))[0]) for query in queries.vectors]
+
+
 @pytest.mark.parametrize("leave_out", ["video", "clip"])
 def test_recall_is_what_brute_force_says(coarse, leave_out):
     vectors, index = coarse
-    videos = np.arange(3000) // 4
     queries = sample_queries(index, 80, leave_out=leave_out)
-    rows = [int(np.flatnonzero((index.vectors(np.arange(3000)) == v).all(axis=1))[0]) for v in queries.vectors]
     scores = cosines(vectors)
     for k in (1, 10):
         expected = []
-        for row in rows:
-            own = set(np.flatnonzero(videos == videos[row]).tolist()) if leave_out == "video" else {row}
-            truth = [int(r) for r in np.argsort(-scores[row]) if int(r) not in own][:k]
-            wanted, found = k, []
-            while len(found) < k:
-                (answers,) = index.search(index.vectors(np.array([row])), wanted)[1]
-                found = [int(r) for r in answers if int(r) not in own][:k]
-                wanted *= 4
-            expected.append(len(set(truth) & set(found)) / k)
+        for row in rows_of(index, queries):
+            own = range(row // 4 * 4, row // 4 * 4 + 4) if leave_out == "video" else [row]
+            expected.append(share_found(index, scores, row, own, k))
         shares = recall(index, queries, true_scores(index, queries, 10), k)
         assert shares == pytest.approx(expected)
         assert 0.1 < np.mean(shares) < 0.9
@@ -104,11 +118,11 @@ def test_an_exact_index_finds_everything(small):
         assert speed.per_s > 0
 
 
-def test_an_index_that_visits_more_finds_more(coarse):
+def test_an_index_that_visits_more_finds_more(coarse, monkeypatch):
     _, index = coarse
     queries = sample_queries(index, 100)
     few = evaluate_index(index, queries, at=[10]).recall[10]
-    index.about["nprobe"] = 64
+    monkeypatch.setattr(index, "effort", Effort(64, 64))
     many = evaluate_index(index, queries, at=[10]).recall[10]
     assert few.high < 0.9 < 0.95 < many.low
 
@@ -116,13 +130,13 @@ def test_an_index_that_visits_more_finds_more(coarse):
 def test_answers_are_those_of_search(tmp_path):
     """With one clip a video, search leaves out what we do: this is what its users get."""
     vectors = clustered(900, 16, clusters=100, spread=0.8)
-    index = Index.build(make_library(tmp_path / "lib", vectors, clips_a_video=1), kind="ivfpq", nlist=16)
-    index.about["nprobe"] = 1
+    index = Index.build(make_library(tmp_path / "lib", vectors, clips_a_video=1), IndexSpec("IVF16,PQ4x4fsr"))
+    index.effort = Effort(1, 4)
     queries = sample_queries(index, 30)
     for k in (1, 10):
         for i, rows in enumerate(answer(index, queries, k)):
-            (row,) = np.flatnonzero((index.vectors(np.arange(900)) == queries.vectors[i]).all(axis=1))
-            hits = search(index, index.clips["clip_id"][int(row)].as_py(), k=k)
+            row = rows_of(index, queries)[i]
+            hits = search(index, index.clips["clip_id"][row].as_py(), k=k)
             assert [hit.clip_id for hit in hits] == index.clips["clip_id"].take(pa.array(rows)).to_pylist()
 
 
@@ -274,9 +288,9 @@ def test_many_videos_are_resampled_in_blocks(monkeypatch):
 # Labels
 
 
-def brute_force(vectors, labels, videos):
-    """Precision at 1, 5, 10 and average precision of each labelled clip that another video has the label of."""
-    scores, found = cosines(vectors), []
+def brute_force(scores, labels, videos):
+    """Each measure of each labelled clip that another video has the label of."""
+    found = []
     for i, label in enumerate(labels):
         others = [j for j, other in enumerate(labels) if other is not None and videos[j] != videos[i]]
         right = np.array([labels[j] == label for j in others])
@@ -306,7 +320,7 @@ def labelled(tmp_path_factory):
 
 def test_precision_and_map_are_what_scikit_learn_says(labelled):
     vectors, labels, videos, index = labelled
-    expected = brute_force(vectors, labels, videos)
+    expected = brute_force(cosines(vectors), labels, videos)
     found = agreement(index, labels, queries=10_000)
     assert found.overall.queries == len(expected) == 234
     assert found.clips == 238
@@ -425,7 +439,7 @@ def test_the_table_says_all(library, run):
     assert (code, err) == (0, "")
     names = [line.split("  ")[0] for line in out.splitlines()]
     assert names == [
-        *("index", "queries", "recall@1", "recall@10", "recall@100", "one query", "exact search", ""),
+        *("index", "bytes a vector", "queries", "recall@1", "recall@10", "recall@100", "one query", "exact search", ""),
         *("labels", "precision@1", "precision@5", "precision@10", "mAP", "mAP@R", "", "label", "even", "odd"),
     ]
     assert "50 of 50 videos; their own videos left out" in out
@@ -475,7 +489,11 @@ def test_fresh_vectors_of_a_file(library, run, tmp_path):
         (["--queries", "few"], 2, "--queries few: give a whole number from 1 on, or a .npy file"),
         (["--queries", "0"], 2, "--queries 0: give a whole number"),
         (["--queries", "gone.npy"], 2, "gone.npy: no such file"),
-        (["--queries", "gone.npy", "--label", "kind"], 2, "labels are of the library's clips"),
+        (["--queries", "a.npy", "--label", "kind"], 2, "--queries a.npy are no clips of the library: judge by labels"),
+        (["--sweep", "--label", "kind"], 2, "--sweep compares indexes: judge by labels in a call of its own"),
+        (["--html", "page.html"], 2, "--html: only of a --sweep; add it"),
+        (["--format", "csv"], 2, "--format csv: only of a --sweep; add it"),
+        (["--sweep", "--html", "nowhere/page.html"], 2, "nowhere/page.html: cannot be written"),
         (["--label", "colour"], 2, "label column 'colour': the library carries kind, weight"),
         (["--label", "weight"], 2, "label column 'weight': holds fractions"),
         (["--labels", "gone.csv"], 2, "gone.csv: no such file"),
@@ -488,6 +506,138 @@ def test_misuse_is_one_line(library, run, arguments, code, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+# Sweeps
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    vectors = clustered(1500, 16, clusters=400, spread=0.8)
+    library = make_library(tmp_path_factory.mktemp("swept") / "lib", vectors)
+    Index.build(library)
+    before = {path: path.stat().st_mtime_ns for path in library.path.rglob("*")}
+    found = sweep(library, lambda index: sample_queries(index, 40))
+    assert {path: path.stat().st_mtime_ns for path in library.path.rglob("*")} == before
+    return library, found
+
+
+def test_a_sweep_goes_from_one_cell_to_everything(swept):
+    _, found = swept
+    assert (found.clips, found.queries) == (1500, 40)
+    assert list(dict.fromkeys(point.kind for point in found.points)) == [
+        "exact",
+        "IVF + PQ, 4 bits (FastScan)",
+        "IVF + SQ, 8 bits",
+        "IVF, uncompressed",
+    ]
+    assert list(found.left_out) == ["IVF + PQ, 8 bits"]
+    assert "PQ2 needs at least 9,984 training vectors" in found.left_out["IVF + PQ, 8 bits"]
+    assert found.points[0].recall.value == 1
+    assert found.points[0].nprobe is None
+    flat = [point for point in found.points if point.kind == "IVF, uncompressed"]
+    assert [point.nprobe for point in flat] == [2**power for power in range(len(flat))]
+    recalls = [point.recall.value for point in flat]
+    assert recalls == sorted(recalls)
+    assert recalls[0] < 0.7
+    assert recalls[-1] > 0.99
+    coded, bytes_, whole = (
+        next(point.bytes_per_vector for point in found.points if point.kind.startswith(kind))
+        for kind in ("IVF + PQ", "IVF + SQ", "IVF, un")
+    )
+    assert coded < bytes_ < whole
+
+
+def test_a_sweep_measures_what_brute_force_says(swept, tmp_path):
+    library, found = swept
+    (point,) = (point for point in found.points if point.kind == "IVF, uncompressed" and point.nprobe == 4)
+    index = Index.build(library, IndexSpec(point.factory), folder=tmp_path)
+    queries = sample_queries(index, 40)
+    scores = cosines(index.vectors(np.arange(1500)))
+    shares = [
+        share_found(index, scores, row, range(row // 4 * 4, row // 4 * 4 + 4), 10, effort=Effort(4, point.candidates))
+        for row in rows_of(index, queries)
+    ]
+    assert point.recall.value == pytest.approx(np.mean(shares))
+
+
+def test_the_page_needs_no_other_file(swept, tmp_path):
+    _, found = swept
+    page = write_sweep(tmp_path / "page.html", found, title="<of> a test")
+    text = page.read_text("utf-8")
+    assert "<title>&lt;of&gt; a test</title>" in text
+    assert text.count("<svg") == 1
+    assert not re.search(r"(?:src|href)=['\"](?!#)", text)
+    assert text.count("<tr") == 1 + len(found.points)
+    for kind in ("IVF + SQ, 8 bits", "IVF, uncompressed"):
+        assert text.count(kind) > 1  # in the table, and in the plot's legend as text
+    assert "IVF + PQ, 8 bits is left out: PQ2 needs" in text
+    assert "below 20,000 clips every index is fast and these curves mean little; the library holds 1,500" in text
+    assert write_sweep(tmp_path / "again.html", found, title="<of> a test").read_text("utf-8") == text
+    with pytest.raises(UsageError, match=r"page\.html: exists; give another name, or --overwrite"):
+        write_sweep(page, found, title="")
+    assert write_sweep(page, found, title="new", overwrite=True).read_text("utf-8") != text
+
+
+def test_sweep_from_the_command_line(library, run, tmp_path):
+    asked = ("evaluate", library, "--sweep", "--queries", 9)
+    code, out, err = run(*asked, "--html", tmp_path / "p.html", "--format", "csv")
+    assert code == 0
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["factory"], row["nprobe"], row["recall@10"]) == ("exact", "", "1.0")
+    assert "IVF is left out: PQ4x4fsr needs at least 624 training vectors" in err
+    assert f"page: {tmp_path / 'p.html'}" in err
+    code, _, err = run("evaluate", library, "--sweep", "--html", tmp_path / "p.html")
+    assert code == 2
+    assert "exists; give another name, or --overwrite" in err
+    _, out, _ = run(*asked, "--format", "json")
+    assert json.loads(out)[0]["queries_per_s"] > 0
+    _, out, _ = run(*asked)
+    assert out.split()[:3] == ["factory", "nprobe", "recall@10"]
+
+
+def test_kinds_of_the_same_size_have_the_same_bytes():
+    found = factories(100_000, 768)
+    assert list(found.values()) == ["IVF1024,PQ192x4fsr", "IVF1024,PQ96", "IVF1024,SQ8", "IVF1024,Flat"]
+    assert factories(10_000, 10)["IVF + PQ, 8 bits"].endswith(",PQ1")
+    with pytest.raises(UsageError, match="needs at least 624 training vectors"):
+        factories(50, 768)
+
+
+# Other metrics, and libraries that changed
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_other_metrics_rank_otherwise(tmp_path, metric):
+    vectors = clustered(400, 16, clusters=5)
+    videos, labels = np.arange(400) // 4, [row // 4 % 3 for row in range(400)]
+    index = Index.build(make_library(tmp_path / "lib", vectors), IndexSpec(metric=metric))
+    exact = vectors.astype(np.float64)
+    scores = exact @ exact.T if metric == "ip" else -((exact[:, None] - exact[None]) ** 2).sum(axis=2)
+    expected = np.mean([values for _, values in brute_force(scores, labels, videos)], axis=0)
+    found = agreement(index, labels).overall
+    assert [value.value for value in found.measured.values()] == pytest.approx(expected.tolist())
+    assert evaluate_index(index, sample_queries(index, 40), at=[10]).recall[10].value == 1
+
+
+def test_clips_that_are_gone_are_not_asked_for_and_not_found(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(1200, 16, clusters=5))
+    Index.build(library)
+    with library.lock():
+        library.remove_videos([f"v{i:05}.mp4" for i in range(200, 220)])
+    index = Index.open(library)
+    assert len(index) == 1120 < len(index.clips)  # the rows of what was removed are still there
+    assert len(sample_queries(index, 10_000)) == 1120
+    measured = evaluate_index(index, sample_queries(index, 20), at=[10, 2000])
+    assert measured.there == 1116
+    assert measured.recall[2000].value == 1
+    labels = [row % 2 for row in range(len(index.clips))]
+    assert agreement(index, labels, queries=10).clips == 1120
+    table = tmp_path / "labels.csv"
+    table.write_text("video_id,label\nv00201.mp4,x\nv00050.mp4,y\n")
+    labels, matched = matched_labels(index, table)
+    assert matched.unmatched_keys == ("v00201.mp4",)
+    assert np.flatnonzero([label is not None for label in labels]).tolist() == [200, 201, 202, 203]
 
 
 def test_labels_that_match_nothing_fail(library, run, tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import count_of, say, tell_unmatched, write_rows
+from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched, write_rows
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def _check_page(html: str | None, overwrite: bool) -> None:
 
 def _drawing(queries: str, count: int | None, leave_out: str, seed: int) -> Callable[[Index], Queries]:
     from vmae_embed.evaluation import of_vectors, sample_queries
-    from vmae_embed.query import load_array
 
     if count is not None:
         return lambda index: sample_queries(index, count, leave_out=leave_out, seed=seed)
+    from vmae_embed.query import load_array
+
     vectors = load_array(queries)
     return lambda index: of_vectors(index, vectors, Path(queries).name)
 
@@ -155,7 +156,8 @@ def _sweep(
 ) -> None:
     from vmae_embed.evaluation import sweep, sweep_notes, sweep_rows, write_sweep
 
-    swept = sweep(library, draw, seed=seed, observe=say)
+    with StageProgress() as progress:
+        swept = sweep(library, draw, seed=seed, observe=progress)
     for note in sweep_notes(swept):
         say(note)
     columns = ["factory", "nprobe", "recall@10", "low", "high", "p50_ms", "p99_ms", "queries_per_s", "bytes_per_vector"]
@@ -188,7 +190,10 @@ def _as_json(index: Index, asked: Queries, retrieval: Retrieval, left_out: str) 
         "queries": len(asked),
         "query_videos": len(set(asked.videos.tolist())),
         "left_out": left_out,
-        "index": {name: about.get(name) for name in ("factory", "metric", "nprobe", "bytes_per_vector")},
+        "index": {
+            "metric": index.metric,
+            **{name: about[name] for name in ("factory", "nprobe", "candidates_a_hit", "bytes_per_vector")},
+        },
         "recall": {str(k): {**asdict(value), "of": min(k, retrieval.there)} for k, value in retrieval.recall.items()},
         "speed": asdict(retrieval.speed),
         "exact_speed": asdict(retrieval.exact_speed),
@@ -206,7 +211,11 @@ def _agreement_as_json(judged: Agreement) -> dict[str, Any]:
 
 def _print_retrieval(index: Index, asked: Queries, retrieval: Retrieval, left_out: str) -> None:
     about = index.about
-    click.echo(f"index               {about['factory']} of {count_of(len(index), 'clip')}")
+    effort = (
+        "" if index.effort is None else f", nprobe {index.effort.nprobe}, {index.effort.candidates} candidates a hit"
+    )
+    click.echo(f"index               {about['factory']} of {count_of(len(index), 'clip')}, {index.metric}{effort}")
+    click.echo(f"bytes a vector      {about['bytes_per_vector']:,.0f} in memory")
     left = {"video": "; their own videos left out", "clip": "; they themselves left out"}.get(left_out, "")
     videos = "" if left_out == "nothing" else f" of {count_of(len(set(asked.videos.tolist())), 'video')}"
     click.echo(f"queries             {len(asked):,}{videos}{left}")

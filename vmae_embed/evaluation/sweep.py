@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ from vmae_embed.errors import UsageError
 from vmae_embed.evaluation.intervals import Estimate, estimate
 from vmae_embed.evaluation.queries import Queries
 from vmae_embed.evaluation.retrieval import SPEED_AT, Speed, measure_speed, recall, true_scores
-from vmae_embed.index import Effort, Index, IndexSpec
+from vmae_embed.index import Effort, Index, IndexSpec, Observer
+from vmae_embed.index.spec import EXACT_BELOW, parse_factory, plan_layouts
 from vmae_embed.library import Library
 
-# Below so many clips an exact search is as fast as any other.
-SMALLEST = 10_000
+# Below so many clips an exact search is as fast as anyone needs.
+SMALLEST = EXACT_BELOW
 
-# FAISS asks for 39 training vectors a cell (ClusteringParameters::min_points_per_centroid).
-_TRAINING_A_CELL = 39
+# What the candidates are tuned for: fewer would hold a curve down however many cells are visited.
+_TARGET_RECALL = 0.99
 # Twice the cells that find so little more are the last.
 _LEAST_GAIN = 0.0005
 _MOST_TIMED_S = 2.0
@@ -36,11 +36,11 @@ class Point:
         kind: a key of `factories`.
         factory: FAISS's description.
         nprobe: cells visited; None for the exact index.
-        candidates: compared exactly afterwards; None for the exact index.
+        candidates: compared in full for each hit asked for; None for the exact index.
         recall: at 10.
         speed: of 10 hits.
-        bytes_per_vector: in the index; the stored vectors, for exact scores, are beside it.
-        build_s: seconds that the index took to build.
+        bytes_per_vector: of the index in memory; the stored vectors, for exact scores, are on disk beside it.
+        build_s: seconds that the index took to build and tune.
     """
 
     kind: str
@@ -71,52 +71,57 @@ class Sweep:
 
 
 def factories(clips: int, width: int) -> dict[str, str]:
-    """Kinds of index to compare, and FAISS's description of each for a library of so many clips."""
-    cells = 2 ** int(math.log2(max(min(4 * math.sqrt(clips), clips / _TRAINING_A_CELL), 1)))
-    # As many bytes of codes a vector: half as many parts of twice the bits.
+    """Kinds of IVF index to compare, and FAISS's description of each, all with the same cells.
+
+    Raises:
+        UsageError: there are too few clips to train any.
+    """
+    (layout, *_) = plan_layouts(IndexSpec(factory="ivfpq"), clips, width)
+    assert layout is not None
+    cells = layout.factory.removesuffix(f",{layout.code}")
+    # As many bytes as the 4-bit codes have: half as many parts, of twice the bits.
+    parts = next(parts for parts in range(max(width // 8, 1), 0, -1) if width % parts == 0)
     return {
-        "exact": "exact",
-        "IVF + PQ, 4 bits (FastScan)": f"IVF{cells},PQ{_parts(width, 4)}x4fsr",
-        "IVF + PQ, 8 bits": f"IVF{cells},PQ{_parts(width, 8)}",
-        "IVF + SQ, 8 bits": f"IVF{cells},SQ8",
-        "IVF, uncompressed": f"IVF{cells},Flat",
+        "IVF + PQ, 4 bits (FastScan)": layout.factory,
+        "IVF + PQ, 8 bits": f"{cells},PQ{parts}",
+        "IVF + SQ, 8 bits": f"{cells},SQ8",
+        "IVF, uncompressed": f"{cells},Flat",
     }
 
 
-def _parts(width: int, numbers: int) -> int:
-    """Parts of a vector with so many numbers each, or more where that does not divide it."""
-    return next(parts for parts in range(max(width // numbers, 1), 0, -1) if width % parts == 0)
-
-
 def sweep(
-    library: Library,
-    draw: Callable[[Index], Queries],
-    *,
-    seed: int = 0,
-    observe: Callable[[str], None] = lambda _: None,
+    library: Library, draw: Callable[[Index], Queries], *, seed: int = 0, observe: Observer | None = None
 ) -> Sweep:
-    """Build each of `factories` in a temporary folder, and measure it with ever more cells visited.
+    """Build an exact index and each of `factories`, and measure those with ever more cells visited.
 
-    The library's own index is neither used nor changed. Cells are doubled from one until that finds
-    nothing more; candidates are those that the index was tuned to when it was built.
+    They are built in temporary folders; the library's own index is neither used nor changed. Cells
+    are doubled from one until that finds nothing more; candidates are those that the index was tuned
+    to when it was built, for recall@10 of 0.99.
 
     Args:
-        library: to build them of.
+        library: to build them of; under the metric of its own index.
         draw: gives the queries for an index, the same for each.
         seed: of training.
-        observe: told what is being built.
+        observe: is told what is being done.
 
     Raises:
         SearchIndexError: the library holds no clips, or FAISS is not installed.
+        UsageError: draw cannot give queries.
     """
     points: list[Point] = []
     left_out: dict[str, str] = {}
-    truth, asked, clips = None, 0, len(library)
-    for kind, factory in factories(clips, library.width).items():
-        observe(f"{kind}: building {factory}, then searching it")
+    kinds = {"exact": "exact"}
+    try:
+        kinds |= factories(len(library), library.width)
+    except UsageError as error:
+        left_out["IVF"] = str(error)
+    metric = Index.last_spec(library).metric
+    truth, asked, clips = None, 0, 0
+    for kind, factory in kinds.items():
+        spec = IndexSpec(factory=factory, target_recall=_TARGET_RECALL, at=SPEED_AT, metric=metric, seed=seed)
         with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
             try:
-                index = Index.build(library, IndexSpec(factory=factory, seed=seed), folder=Path(folder))
+                index = Index.build(library, spec, folder=Path(folder), observe=observe)
             except UsageError as error:
                 left_out[kind] = str(error)
                 continue
@@ -124,17 +129,20 @@ def sweep(
             asked, clips = len(queries), len(index)
             if truth is None:
                 truth = true_scores(index, queries, SPEED_AT)
-            points += _curve(kind, factory, index, queries, truth)
+            for point in _curve(kind, factory, index, queries, truth):
+                points.append(point)
+                if observe is not None:
+                    observe(f"measuring {factory}", 0, 1)
     return Sweep(tuple(points), clips, asked, left_out)
 
 
 def _curve(kind: str, factory: str, index: Index, queries: Queries, truth: NDArray[np.float64]) -> Iterator[Point]:
     """Measure one index with 1, 2, 4, ... cells visited; an exact one once."""
-    tuned, before = index.effort, -1.0
     efforts: list[Effort | None] = [None]
-    if tuned is not None:
-        cells = int(factory.removeprefix("IVF").split(",")[0])
-        efforts = [Effort(2**power, tuned.candidates) for power in range(cells.bit_length())]
+    layout, tuned = parse_factory(factory), index.effort
+    if layout is not None and tuned is not None:
+        efforts = [Effort(2**power, tuned.candidates) for power in range(layout.nlist.bit_length())]
+    before = -1.0
     for effort in efforts:
         found = estimate(recall(index, queries, truth, SPEED_AT, effort=effort), queries.videos)
         yield Point(
@@ -145,7 +153,7 @@ def _curve(kind: str, factory: str, index: Index, queries: Queries, truth: NDArr
             recall=found,
             speed=measure_speed(index, queries, most_s=_MOST_TIMED_S, effort=effort),
             bytes_per_vector=float(index.about["bytes_per_vector"]),
-            build_s=float(index.about["build_s"]),
+            build_s=float(index.about["made"]["seconds"]),
         )
         if found.value < before + _LEAST_GAIN:
             break
