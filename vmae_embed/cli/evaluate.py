@@ -238,9 +238,9 @@ def _print_agreement(judged: Agreement) -> None:
     click.echo(f"\nlabels              {overall.queries:,} queries among {judged.clips:,} labelled clips")
     for name, value in overall.measured.items():
         click.echo(f"{name:<20}{_text(value)}   by chance {overall.chance[name]:.4f}")
-    click.echo(f"\n{'label':<28}{'queries':>9}   {'precision@10':<24}{'mAP':<24}by chance")
+    click.echo(f"\n{'label':<28}{'queries':>9}   {'precision@10':<28}{'mAP':<28}by chance")
     for label, measured in judged.by_label.items():
-        cells = "".join(f"{_text(measured.measured[name]):<24}" for name in ("precision@10", "mAP"))
+        cells = "".join(f"{_text(measured.measured[name]):<28}" for name in ("precision@10", "mAP"))
         click.echo(f"{label!s:<28}{measured.queries:>9,}   {cells}{measured.chance['mAP']:.4f}")
 
 

@@ -1,7 +1,7 @@
 """How good a library's search is.
 
 Its index against an exact search (`retrieval`), its neighbours against labels (`labelled`), and kinds
-of index against each other (`sweep`, `page`).
+of index against each other (`sweeping`, `page`).
 """
 
 from vmae_embed.evaluation.intervals import Estimate, estimate
@@ -9,7 +9,7 @@ from vmae_embed.evaluation.labelled import MEASURES, Agreement, Measured, agreem
 from vmae_embed.evaluation.page import sweep_notes, sweep_rows, write_sweep
 from vmae_embed.evaluation.queries import Queries, of_vectors, sample_queries
 from vmae_embed.evaluation.retrieval import Retrieval, Speed, answer, evaluate_index
-from vmae_embed.evaluation.sweep import Point, Sweep, factories, sweep
+from vmae_embed.evaluation.sweeping import Point, Sweep, factories, sweep
 
 __all__ = [
     "MEASURES",

@@ -19,9 +19,9 @@ from vmae_embed.labels import Label, Matched, read_labels
 AT = (1, 5, 10)
 MEASURES = (*(f"precision@{k}" for k in AT), "mAP", "mAP@R")
 
-# Scores held at once: 128 MiB in float64.
-_BLOCK = 2**24
-_ROWS = 16384
+# Scores computed at once: 64 MiB in float64.
+_BLOCK = 2**23
+_ROWS = 4096
 # Of the largest score: a thousand times the rounding error of float64, which is no order.
 _TIE = 2.0**-40
 

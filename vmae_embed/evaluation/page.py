@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmae_embed.errors import UsageError
-from vmae_embed.evaluation.sweep import SMALLEST, Point, Sweep
+from vmae_embed.evaluation.sweeping import SMALLEST, Point, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
