@@ -163,7 +163,7 @@ def _resolve(
         return _from_array(index, query, "vector")
     text = str(query)
     if text.lower().endswith(".npy"):
-        return _from_array(index, _load_array(text), Path(text).name)
+        return _from_array(index, load_array(text), Path(text).name)
     rows = _rows(index, "clip_id", text)
     if len(rows):
         return _from_rows(index, rows, frozenset(_values(index, "video_id", rows)))
@@ -309,7 +309,12 @@ def _from_array(index: Index, array: NDArray[np.floating[Any]], name: str) -> _Q
     return _Query(clips, vectors)
 
 
-def _load_array(path: str) -> NDArray[Any]:
+def load_array(path: str) -> NDArray[Any]:
+    """Read a ``.npy`` file.
+
+    Raises:
+        QueryError: there is none, or it holds no one array.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
