@@ -101,7 +101,7 @@ class _Wanted:
         self._clips, self._stretches, self._scope = clips, stretches, scope
 
     def __call__(self, a: Ints, b: Ints) -> NDArray[np.bool_]:
-        same_video = self._clips.video[a] == self._clips.video[b]
+        same_video: NDArray[np.bool_] = self._clips.video[a] == self._clips.video[b]
         if self._scope == "between":
             return ~same_video
         is_rest = same_video & (self._stretches[a] == self._stretches[b])

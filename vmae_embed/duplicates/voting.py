@@ -153,7 +153,8 @@ class _Votes:
         is_explained = np.ones(len(left), bool)
         for side, start in enumerate((self._start_a, self._start_b)):
             is_explained &= (start[left] >= low[side][pair] - reach) & (start[left] <= high[side][pair] + reach)
-        return left[np.isfinite(low[0][pair]) & ~is_explained]
+        unexplained: Ints = left[np.isfinite(low[0][pair]) & ~is_explained]
+        return unexplained
 
     def _runs(self, winners: list[Ints], cut: int) -> Runs:
         votes = np.concatenate(winners)
