@@ -61,7 +61,7 @@ def find_duplicates(
     centered = len(clips.video_ids) >= CENTER_FROM if center is None else center
     vectors = Vectors(index, clips, center=centered)
     limits = Limits(threshold, scope, max_per_clip, max_pairs)
-    is_exact = exact or index.about["nprobe"] is None
+    is_exact = exact or index.effort is None
     matches = match(index, clips, vectors, limits, exact=is_exact, on_progress=on_progress)
     runs = vote(clips, matches, min_clips=min_clips)
     covers = cover(clips, matches, runs)

@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.duplicates.clips import TOLERANCE_S, Clips, Vectors
-from vmae_embed.index import Index
+from vmae_embed.index import Effort, Index
 
 SCOPES = ("both", "between", "within")
 
-# Of a comparison of all with all: 1024 x 8192 scores are 32 MiB, and 200 MiB if every one is kept.
-_QUERIES, _OTHERS = 1024, 8192
+# Of a comparison of all with all: 4096 x 2048 scores are 32 MiB, and 200 MiB where all are alike.
+_QUERIES, _OTHERS = 4096, 2048
 # Of an index: neighbours asked for first, and how many times more where they are all alike.
 _FIRST_K, _MORE = 32, 4
+# Neighbours counted on in one cell: those that hold the least were trained on 39 vectors.
+_A_CELL = 10
 # Candidates of an index that are compared at once.
 _CANDIDATES = 65536
 
@@ -159,19 +161,25 @@ def _by_index(
             is_last = k >= min(len(clips), _MORE * kept.per_clip)
             left = []
             for queries in np.array_split(pending, -(-len(pending) * k // _CANDIDATES)):
-                _, rows = index.search(vectors.stored(queries), k)
+                _, rows = index.search(vectors.stored(queries), k, effort=_effort(index, k))
                 others = np.searchsorted(clips.rows, rows)
                 compared = vectors(others.ravel()).reshape(*others.shape, -1)
                 scores = (compared @ vectors(queries)[:, :, None])[:, :, 0]
                 # An index has its own order, of vectors that are not centred: one of the last may still be alike.
                 last = scores[:, -max(k // 4, 1) :]
                 is_full = np.asarray((last >= kept.threshold).any(axis=1)) & (k < len(clips))
-                left.append(queries[is_full & ~is_last])
-                done = np.flatnonzero(~is_full | is_last)
+                done = np.arange(len(queries)) if is_last else np.flatnonzero(~is_full)
+                left.append(np.delete(queries, done))
                 unsure = int(is_full[done].sum())
                 found.append(_choose(queries[done], others[done], scores[done], wanted, kept, unsure))
             pending, k = np.concatenate(left), k * _MORE
         yield size, _joined(found)
+
+
+def _effort(index: Index, k: int) -> Effort | None:
+    """What was tuned for a few neighbours, and more cells for many: an index that finds too few compares all."""
+    tuned = index.effort
+    return tuned and Effort(max(tuned.nprobe, k // _A_CELL + 1), tuned.candidates)
 
 
 def _choose(
