@@ -140,13 +140,19 @@ def test_a_library_of_one_clip_and_one_of_equal_clips(tmp_path, scenes):
     assert len(found.extras) == 29
 
 
-def test_clips_that_left_the_library_are_left_alone(tmp_path, scenes):
-    index = library_of(tmp_path / "lib", {name: scenes[:5] for name in ("a.mp4", "b.mp4", "c.mp4")})
-    index.library.remove_videos(["b.mp4"])
-    kept = Index.open(index.library)
-    found = find_duplicates(kept)
-    assert told(found) == [("copy", "a.mp4", "c.mp4", 0, 5)]
-    assert found.clips == 10
+def test_clips_that_left_the_library_are_left_alone(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(1500, 16, clusters=20, spread=0.1))
+    Index.build(library, IndexSpec(factory="IVF16,Flat"))
+    library.remove_videos(["v00003.mp4"])
+    index = Index.open(library)
+    assert index.clips.num_rows == 1500
+    assert len(index.live) == 1496
+    for exact in (False, True):
+        found = find_duplicates(index, threshold=0.8, exact=exact, scope="between")
+        assert (found.clips, found.videos) == (1496, 374)
+        shown = {row[side].partition("#")[0] for row in found.clip_pairs for side in ("clip_a", "clip_b")}
+        assert len(shown) > 300
+        assert "v00003.mp4" not in shown
 
 
 def test_clips_without_times_are_compared_all_the_same(tmp_path, scenes):
