@@ -141,18 +141,17 @@ def test_a_library_of_one_clip_and_one_of_equal_clips(tmp_path, scenes):
 
 
 def test_clips_that_left_the_library_are_left_alone(tmp_path):
-    library = make_library(tmp_path / "lib", clustered(1500, 16, clusters=20, spread=0.1))
+    library = make_library(tmp_path / "lib", clustered(1700, 16, clusters=20, spread=0.1))
     Index.build(library, IndexSpec(factory="IVF16,Flat"))
-    library.remove_videos(["v00003.mp4"])
+    library.remove_videos(["v00410.mp4"])
     index = Index.open(library)
-    assert index.clips.num_rows == 1500
-    assert len(index.live) == 1496
+    assert index.clips.num_rows > len(index.live) == 1696
     for exact in (False, True):
         found = find_duplicates(index, threshold=0.8, exact=exact, scope="between")
-        assert (found.clips, found.videos) == (1496, 374)
+        assert (found.clips, found.videos) == (1696, 424)
         shown = {row[side].partition("#")[0] for row in found.clip_pairs for side in ("clip_a", "clip_b")}
         assert len(shown) > 300
-        assert "v00003.mp4" not in shown
+        assert "v00410.mp4" not in shown
 
 
 def test_clips_without_times_are_compared_all_the_same(tmp_path, scenes):
