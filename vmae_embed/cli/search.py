@@ -174,29 +174,29 @@ def search(
 
 def _search_many(library: Library, name: str, writer: RowWriter, options: dict[str, Any]) -> int:
     """Answer a list of queries, as they are read; say which could not be."""
-    from vmae_embed.query import read_queries, search_many
+    from vmae_embed.query import open_queries, search_many
 
-    listed = read_queries(name, library.width, sys.stdin.buffer)
     waiting: deque[tuple[str, str]] = deque()
-
-    def noted() -> Iterator[Any]:
-        for place, query in listed:
-            waiting.append((place, query if isinstance(query, str) else place))
-            yield query
-
     total = failed = empty = 0
     nothing: Hits | None = None
-    for answer in search_many(_open_index(library), noted(), **options):
-        place, query = waiting.popleft()
-        total += 1
-        if isinstance(answer, QueryError):
-            failed += 1
-            say(f"{place}: {answer}")
-            continue
-        if not answer:
-            empty += 1
-            nothing = answer
-        writer.write([{**_row(hit), "query": _shown(query), "query_clip": hit.query} for hit in answer])
+    with open_queries(name, library.width, sys.stdin.buffer) as listed:
+
+        def noted() -> Iterator[Any]:
+            for place, query in listed:
+                waiting.append((place, query if isinstance(query, str) else place))
+                yield query
+
+        for answer in search_many(_open_index(library), noted(), **options):
+            place, query = waiting.popleft()
+            total += 1
+            if isinstance(answer, QueryError):
+                failed += 1
+                say(_shown(f"{place}: {answer}"))
+                continue
+            if not answer:
+                empty += 1
+                nothing = answer
+            writer.write([{**_row(hit), "query": _shown(query), "query_clip": hit.query} for hit in answer])
     writer.close()
     if nothing is not None:
         say(f"without hits: {empty:,} of {total:,} queries; {_why_none(nothing, options)}")

@@ -1,7 +1,7 @@
 """Search: a file, a moment of one, a clip of the library or a vector, to its nearest clips."""
 
 from vmae_embed.query.find import Hits, search, search_many
-from vmae_embed.query.lists import read_queries
+from vmae_embed.query.lists import open_queries
 from vmae_embed.query.wanted import COMBINATIONS, GROUPINGS
 
-__all__ = ["COMBINATIONS", "GROUPINGS", "Hits", "read_queries", "search", "search_many"]
+__all__ = ["COMBINATIONS", "GROUPINGS", "Hits", "open_queries", "search", "search_many"]

@@ -79,8 +79,8 @@ def search(
             found.
         group_by: ``clip``, or ``video`` for the best hit of each video.
         merge_gap: merge hits of one video that overlap, or lie at most so many seconds apart, into
-            one, from the best down until there are k; None merges nothing. Such a hit has the score
-            of its best clip.
+            one, from the best down until one more would be the k+1st; None merges nothing. Such a
+            hit has the score of its best clip.
         min_score: the least score of a hit.
         combine: of several query clips, whether a hit's score is its ``max`` (that of the nearest) or
             its ``mean`` over all.

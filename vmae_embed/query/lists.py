@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,8 +14,9 @@ from vmae_embed.errors import UsageError
 from vmae_embed.query.arrays import check_array, load_array
 
 
-def read_queries(name: str, width: int, stdin: BinaryIO) -> Iterator[tuple[str, str | NDArray[Any]]]:
-    """Read a list of queries, as it is asked for: it may be longer than memory.
+@contextlib.contextmanager
+def open_queries(name: str, width: int, stdin: BinaryIO) -> Iterator[Iterator[tuple[str, str | NDArray[Any]]]]:
+    """Open a list of queries, to be read as it is asked for: it may be longer than memory.
 
     Args:
         name: of a text file with a query a line, or of a ``.npy`` file of vectors ``(Q, D)``,
@@ -31,26 +31,27 @@ def read_queries(name: str, width: int, stdin: BinaryIO) -> Iterator[tuple[str, 
         UsageError: the file cannot be read, or holds something else.
     """
     if name == "-":
-        return _lines(contextlib.nullcontext(stdin))
-    if name.lower().endswith(".npy"):
+        yield _lines(stdin)
+    elif name.lower().endswith(".npy"):
         array = load_array(name, mapped=True)
         array = array[None] if array.ndim == 1 else array
         check_array(array, name, width)
-        return ((f"{Path(name).name}[{row}]", array[row]) for row in range(len(array)))
-    try:
-        file = open(os.path.expanduser(name), "rb")  # noqa: SIM115 - closed by who reads it to its end
-        if b"\0" in file.peek():
-            file.close()
-            raise UsageError(f"{name}: not text; give a list with a query a line, or a .npy file of vectors")
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be read as a list of queries ({error.strerror})") from error
-    return _lines(file)
+        yield ((f"{Path(name).name}[{row}]", array[row]) for row in range(len(array)))
+    else:
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(open(os.path.expanduser(name), "rb"))
+                is_binary = b"\0" in file.peek()
+            except OSError as error:
+                raise UsageError(f"{name}: cannot be read as a list of queries ({error.strerror})") from error
+            if is_binary:
+                raise UsageError(f"{name}: not text; give a list with a query a line, or a .npy file of vectors")
+            yield _lines(file)
 
 
-def _lines(opened: AbstractContextManager[BinaryIO]) -> Iterator[tuple[str, str]]:
-    with opened as file:
-        for number, line in enumerate(file, start=1):
-            # As bytes: names of files need not be valid in any encoding.
-            text = os.fsdecode(line).removeprefix("\ufeff").rstrip("\r\n")
-            if text.strip():
-                yield f"line {number}", text
+def _lines(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(file, start=1):
+        # As bytes: names of files need not be valid in any encoding.
+        text = os.fsdecode(line).removeprefix("\ufeff").rstrip("\r\n")
+        if text.strip():
+            yield f"line {number}", text

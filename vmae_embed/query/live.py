@@ -54,7 +54,7 @@ class LiveClips:
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of the table, in the order given. Of a table in many pieces that is slow: ask for many at once."""
-        table = self.table if columns is None else self.table.select(columns)
+        table = self.table if columns is None else self.table.select(list(columns))
         return table.take(pa.array(rows)).combine_chunks()
 
     @cached_property

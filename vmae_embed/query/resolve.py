@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmae_embed.query.embed import FileEmbedder
 
 _QUERY_CLIP = ("clip_id", "path", "start_s", "end_s", "fingerprint")
+_FACTS = (*_QUERY_CLIP, "video_id")
 
 
 class Resolver:
@@ -66,39 +67,46 @@ class Resolver:
 
     def _read(self, text: str, held: _Held) -> Asked:
         if (rows := held.clips.get(text)) is not None:
-            return self._of_rows(held, text, rows, frozenset(held.facts(rows, "video_id")))
+            return self._of_moment(text, rows, held.facts(rows))
         if text.lower().endswith(".npy"):
             return from_array(load_array(text), Path(text).name, self._index.library.width)
         name, start_s, end_s = (text, None, None) if os.path.isfile(text) else split_fragment(text)
         path = os.path.abspath(os.path.expanduser(name))
         if os.path.isfile(path):
             rows = self._clips.of_file(path)
+            facts = held.facts(rows)
             status = os.stat(path)
-            known = held.facts(rows, "fingerprint")
-            is_current = fingerprint(status.st_size, status.st_mtime_ns) in known
+            is_current = fingerprint(status.st_size, status.st_mtime_ns) in facts["fingerprint"]
         else:
             rows = held.videos.get(name, np.empty(0, np.int64))
             if not len(rows):
                 raise self._unknown(text, name, path, start_s)
-            path = held.facts(rows[:1], "path")[0]
+            facts = held.facts(rows)
+            path = facts["path"][0]
             is_current = True
-        video_ids = frozenset(held.facts(rows, "video_id"))
+        video_ids = frozenset(facts["video_id"])
         if is_current and start_s is None:
-            return self._of_rows(held, text, rows, video_ids, whole_video=True)
+            return Asked(_shown(text), _clips_of(facts), self._index.vectors(rows), rows, video_ids)
         if is_current and start_s is not None and end_s is not None:
             ids = [clip_id(video_id, start_s, end_s) for video_id in sorted(video_ids)]
             if same := self._clips.find("clip_id", ids):
-                return self._of_rows(held, text, next(iter(same.values()))[:1], video_ids)
+                rows = next(iter(same.values()))
+                return self._of_moment(text, rows, held.facts(rows), video_ids)
         clips, vectors = self._embedder.embed(name, path, start_s, end_s)
-        return Asked(
-            _shown(text),
-            clips,
-            vectors,
-            video_ids=video_ids,
-            start_s=clips[0].start_s,
-            end_s=clips[-1].end_s,
-            embedded=True,
-        )
+        moment = (clips[0].start_s, clips[-1].end_s)
+        return Asked(_shown(text), clips, vectors, np.empty(0, np.int64), video_ids, *moment, embedded=True)
+
+    def _of_moment(
+        self,
+        text: str,
+        rows: NDArray[np.int64],
+        facts: Mapping[str, list[Any]],
+        video_ids: frozenset[str] = frozenset(),
+    ) -> Asked:
+        """A clip of the library; what overlaps it is itself, in whichever of its videos."""
+        clips = _clips_of(facts)
+        videos = video_ids | set(facts["video_id"])
+        return Asked(_shown(text), clips, self._index.vectors(rows), rows, videos, clips[0].start_s, clips[0].end_s)
 
     def _unknown(self, text: str, name: str, path: str, start_s: float | None) -> QueryError:
         if name and os.path.isdir(path):
@@ -108,21 +116,6 @@ class Resolver:
         return QueryError(
             f"{text}: neither a file nor a clip or video of the library, whose clip ids look like {self._clips.example}"
         )
-
-    def _of_rows(
-        self,
-        held: _Held,
-        text: str,
-        rows: NDArray[np.int64],
-        video_ids: frozenset[str],
-        *,
-        whole_video: bool = False,
-    ) -> Asked:
-        clips = [QueryClip(*values) for values in zip(*(held.facts(rows, name) for name in _QUERY_CLIP), strict=True)]
-        vectors = self._index.vectors(rows)
-        if whole_video:
-            return Asked(_shown(text), clips, vectors, rows, video_ids)
-        return Asked(_shown(text), clips, vectors, rows, video_ids, clips[0].start_s, clips[0].end_s)
 
     @cached_property
     def _embedder(self) -> FileEmbedder:
@@ -147,16 +140,20 @@ class _Held:
         self.videos = clips.find("video_id", [*others, *(split_fragment(text)[0] for text in others)])
         parts = [np.empty(0, np.int64), *self.clips.values(), *self.videos.values()]
         self._rows = np.unique(np.concatenate(parts))
-        self._table = clips.take(self._rows, [*_QUERY_CLIP, "video_id"])
+        self._table = clips.take(self._rows, _FACTS)
 
-    def facts(self, rows: NDArray[np.int64], column: str) -> list[Any]:
-        """Values of some rows of the index's table."""
+    def facts(self, rows: NDArray[np.int64]) -> Mapping[str, list[Any]]:
+        """What the index's table says of some rows, by column."""
         places = np.searchsorted(self._rows, rows)
         if len(self._rows) and np.array_equal(self._rows.take(places, mode="clip"), rows):
-            values: list[Any] = self._table[column].take(pa.array(places)).to_pylist()
+            columns: dict[str, list[Any]] = self._table.take(pa.array(places)).to_pydict()
         else:
-            values = self._live.take(rows, [column])[column].to_pylist()
-        return values
+            columns = self._live.take(rows, _FACTS).to_pydict()
+        return columns
+
+
+def _clips_of(facts: Mapping[str, list[Any]]) -> list[QueryClip]:
+    return [QueryClip(*values) for values in zip(*(facts[name] for name in _QUERY_CLIP), strict=True)]
 
 
 def _shown(text: str) -> str:

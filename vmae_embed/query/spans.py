@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,37 +71,47 @@ def choose(
         kept &= ~np.isin(ranked.rows, asked.rows) & ~(np.isin(times.videos, own_videos) & overlaps)
     places = np.flatnonzero(kept)
     if wanted.merge_gap is not None:
-        spans = _merged(places, times, wanted, wanted.merge_gap)
+        spans, are_enough = _merged(places, times, wanted, wanted.merge_gap)
     else:
         if wanted.group_by == "video":
             _, first = np.unique(times.videos[places], return_index=True)
             places = places[np.sort(first)]
         spans = [_span(times, int(place)) for place in places[: wanted.k]]
-    enough = wanted.k is not None and len(spans) >= wanted.k
-    return spans[: wanted.k], enough or ranked.floor < wanted.floor or ranked.floor == -np.inf
+        are_enough = len(spans) == wanted.k
+    return spans, are_enough or ranked.floor < wanted.floor or ranked.floor == -np.inf
 
 
 def _span(times: Times, place: int) -> Span:
     return Span(place, int(times.videos[place]), float(times.starts_s[place]), float(times.ends_s[place]))
 
 
-def _merged(places: NDArray[np.intp], times: Times, wanted: Wanted, gap_s: float) -> list[Span]:
-    """Merge clips from the best down, until there are k spans (or k videos that have one)."""
-    joined: dict[int, _Line] = defaultdict(lambda: _Line(gap_s + _TOUCHING_S))
-    count = 0
+def _merged(places: NDArray[np.intp], times: Times, wanted: Wanted, gap_s: float) -> tuple[list[Span], bool]:
+    """Merge clips from the best down, until one would begin a span (or be of a video) too many.
+
+    Not until there are k: the last of them would always be a single clip.
+
+    Returns:
+        Spans, best first, and whether such a clip was met.
+    """
+    by_video = wanted.group_by == "video"
+    lines: dict[int, _Line] = {}
+    count, are_enough = 0, False
     for place in places:
         span = _span(times, int(place))
-        line = joined[span.video]
+        line = lines[span.video] if span.video in lines else _Line(gap_s + _TOUCHING_S)
+        begins = span.video not in lines if by_video else not line.meets(span)
+        if begins and count == wanted.k:
+            are_enough = True
+            break
         before = len(line)
         line.add(span)
-        count += len(line) - before if wanted.group_by == "clip" else before == 0
-        if count == wanted.k:
-            break
-    if wanted.group_by == "video":
-        spans = [min(line.spans, key=lambda span: span.best) for line in joined.values()]
+        lines[span.video] = line
+        count += int(begins) if by_video else len(line) - before
+    if by_video:
+        spans = [min(line.spans, key=lambda span: span.best) for line in lines.values()]
     else:
-        spans = [span for line in joined.values() for span in line.spans]
-    return sorted(spans, key=lambda span: span.best)
+        spans = [span for line in lines.values() for span in line.spans]
+    return sorted(spans, key=lambda span: span.best), are_enough
 
 
 class _Line:
@@ -122,21 +131,29 @@ class _Line:
     def spans(self) -> list[Span]:
         return self._joined + self._points
 
+    def meets(self, span: Span) -> bool:
+        """Whether it would be merged with one that is there."""
+        return bool(span.end_s > span.start_s and self._joined[self._places(span)])
+
     def add(self, span: Span) -> None:
+        """Merge it with what it meets."""
         # Neither clips of no length nor those whose times are not known lie anywhere.
         if not span.end_s > span.start_s:
             self._points.append(span)
             return
-        first = bisect_left(self._ends, span.start_s - self._gap_s)
-        last = bisect_right(self._starts, span.end_s + self._gap_s)
-        met = self._joined[first:last]
+        where = self._places(span)
+        met = self._joined[where]
         whole = Span(
             min([span.best, *(one.best for one in met)]),
             span.video,
-            min([span.start_s, *self._starts[first:last]]),
-            max([span.end_s, *self._ends[first:last]]),
+            min([span.start_s, *self._starts[where]]),
+            max([span.end_s, *self._ends[where]]),
             1 + sum(one.clips for one in met),
         )
-        self._starts[first:last] = [whole.start_s]
-        self._ends[first:last] = [whole.end_s]
-        self._joined[first:last] = [whole]
+        self._starts[where] = [whole.start_s]
+        self._ends[where] = [whole.end_s]
+        self._joined[where] = [whole]
+
+    def _places(self, span: Span) -> slice:
+        first = bisect_left(self._ends, span.start_s - self._gap_s)
+        return slice(first, bisect_right(self._starts, span.end_s + self._gap_s, lo=first))
