@@ -2,48 +2,131 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import say
+from vmae_embed.cli.output import StageProgress, count_of, say
+
+if TYPE_CHECKING:
+    from vmae_embed.index import Index, Made
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class Bytes(click.ParamType[int]):
+    """A size such as ``800M`` or ``1.5G``, in bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r}: give bytes, or a size such as 800M or 1.5G", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
 
 
 @click.command()
 @library_argument
 @click.option(
     "--factory",
-    type=click.Choice(("auto", "exact", "ivfpq")),
-    default="auto",
-    help="auto is IVF-PQ where there are enough clips to train it, exact below.",
+    metavar="NAME",
+    help="auto: exact while that is fast, IVF-PQ with 4-bit codes beyond, another where it falls short; exact; ivfpq; "
+    "or FAISS's own description of an IVF index (IVF4096,PQ192x4fsr). [default: as before; else auto]",
 )
-@click.option("--nlist", type=int, metavar="N", help="Cells of an IVF-PQ. [default: chosen by size]")
-@click.option("--rebuild", is_flag=True, help="Build it anew though it is up to date.")
-def index(library: str, factory: str, nlist: int | None, rebuild: bool) -> None:
-    """Build a library's search index, or bring it up to date.
+@click.option(
+    "--target-recall", type=float, metavar="SHARE", help="Of the true nearest, to find. [default: as before; else 0.95]"
+)
+@click.option("--at", type=int, metavar="K", help="Of how many nearest. [default: as before; else 10]")
+@click.option("--memory", type=Bytes(), help="That it may take while it is searched: 800M, 1.5G. [default: any]")
+@click.option("--latency-ms", type=float, metavar="MS", help="That a single search may take, in the median.")
+@click.option(
+    "--metric", type=click.Choice(("cosine", "ip", "l2")), help="What nearest means. [default: as before; else cosine]"
+)
+@click.option("--nlist", type=int, metavar="N", help="Cells of an IVF index. [default: chosen by size]")
+@click.option("--train-size", type=int, metavar="N", help="Clips to train on. [default: 64 a cell]")
+@click.option("--seed", type=int, metavar="N", help="Of sampling and clustering. [default: as before; else 0]")
+@click.option("--gpu", is_flag=True, help="Cluster on a GPU, where FAISS has one.")
+@click.option("--rebuild", is_flag=True, help="Build it anew though it could follow.")
+def index(
+    library: str,
+    gpu: bool,
+    rebuild: bool,
+    **asked: Any,
+) -> None:
+    """Build a library's search index, or make it follow the library.
+
+    It is tuned by measurement: clips of the library are left out and searched for, and the index looks at
+    no more than reaches the target. Run it again after the library has changed: what is new is added and
+    what is gone removed; it trains anew only when recall has fallen short, and says why.
 
     Searching does this by itself when it must; do it here to choose the index, or to wait now.
     """
-    from vmae_embed.index import Index
+    from vmae_embed.index import Index, IndexSpec
+    from vmae_embed.index.backend import why_no_gpu
     from vmae_embed.library import Library
 
     opened = Library.open(library)
-    same = Index.is_current(opened)
-    built = Index(opened, opened.index_path) if same and not rebuild else None
-    if built is not None and (built.about["kind"], built.about["nlist"]) == (factory, nlist):
-        say(f"{library}: up to date ({describe(built)})")
-        return
-    say(f"{library}: {describe(Index.build(opened, kind=factory, nlist=nlist))}")
+    given = {name: value for name, value in asked.items() if value is not None}
+    before = Index.last_spec(opened).to_dict()
+    # Another factory has cells of its own.
+    if "factory" in given and "nlist" not in given:
+        before["nlist"] = None
+    spec = IndexSpec.from_dict({**before, **given})
+    if gpu and (reason := why_no_gpu()):
+        say(f"--gpu: {reason}; going on without one")
+        gpu = False
+    with StageProgress() as progress:
+        made = Index.update(opened, spec if given else None, rebuild=rebuild, gpu=gpu, observe=progress)
+    built = Index(opened, opened.index_path)
+    say(f"{library}: {describe_made(made)}{describe(built)}")
+    if shortfall := describe_shortfall(built):
+        say(f"warning: {shortfall}")
 
 
-def describe(index: object) -> str:
+def describe_made(made: Made) -> str:
+    """Say in a few words what bringing an index up to date did."""
+    if made.how == "unchanged":
+        return "up to date: "
+    why = f" ({made.why})" if made.why else ""
+    if made.how == "updated":
+        why = f" ({count_of(made.added, 'clip')} added, {made.removed:,} removed)"
+    return f"{made.how} in {made.seconds:.1f} s{why}: "
+
+
+def describe(index: Index) -> str:
     """Say in a line what an index is and what was measured of it."""
-    about = index.about  # type: ignore[attr-defined]
-    if about["nprobe"] is None:
-        why = "too few for IVF-PQ, which starts at 9,984" if about["kind"] == "auto" else "as asked"
-        if about["recall_at_10"] is not None:
-            why = f"IVF-PQ found only {about['recall_at_10']:.3f} of the nearest 10"
-        return f"exact index of {about['vectors']:,} clips ({why}): every search compares all of them"
+    about = index.about
+    latency = f"a search takes {about['latency_ms']['p50']:.1f} ms (99th percentile {about['latency_ms']['p99']:.1f})"
+    what = f"{count_of(len(index), 'clip')}, {index.metric}"
+    if index.effort is None:
+        return f"exact index of {what}: every search compares all of them; {latency}"
+    recall = about["recall"]
     return (
-        f"{about['factory']} index of {about['vectors']:,} clips, nprobe {about['nprobe']}, "
-        f"candidates re-ranked exactly; recall@10 {about['recall_at_10']:.3f}, measured on clips not yet in it"
+        f"{about['factory']} index of {what}, nprobe {index.effort.nprobe}, "
+        f"{index.effort.candidates} candidates a hit compared in full; "
+        f"recall@{recall['at']} {recall['measured']:.3f} ± {2 * recall['error']:.3f}, measured on "
+        f"{recall['queries']:,} clips of videos left out; {latency}; "
+        f"{about['bytes_per_vector']:,.0f} bytes a clip in memory"
     )
+
+
+def describe_shortfall(index: Index) -> str:
+    """Say by how much an index misses what was asked for; nothing if it does not."""
+    about, spec = index.about, index.spec
+    missed = []
+    recall = about["recall"]
+    if recall["measured"] < spec.target_recall:
+        short = spec.target_recall - recall["measured"]
+        missed.append(f"recall@{spec.at} is {recall['measured']:.3f}, {short:.3f} short of {spec.target_recall:g}")
+    if spec.latency_ms is not None and about["latency_ms"]["p50"] > spec.latency_ms:
+        missed.append(f"a search takes {about['latency_ms']['p50']:.2f} ms, asked for were {spec.latency_ms:g}")
+    if not missed:
+        return ""
+    ways = "--factory auto" if spec.factory != "auto" else "more --memory or --latency-ms, or --factory exact"
+    return f"{' and '.join(missed)}: {ways} may give it"

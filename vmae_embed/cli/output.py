@@ -159,3 +159,38 @@ class ProgressBar:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+class StageProgress:
+    """Stages of a long job on stderr: what is done, how much of it, and the time that is left of it."""
+
+    def __init__(self, *, every_s: float = _LINE_EVERY_S) -> None:
+        self._every_s = 1.0 if sys.stderr.isatty() else every_s
+        self._stage = ""
+        self._begun = self._said = time.monotonic()
+        self._drawn = False
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note of progress; an `Observer` of `vmae_embed.index`."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._begun = stage, now
+        if now - self._said < self._every_s:
+            return
+        self._said = now
+        left = ""
+        if done:
+            seconds = int((now - self._begun) / done * (total - done))
+            left = f": {done:,} of {total:,}, {seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02} left"
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{stage}{left}", err=True, nl=False)
+            self._drawn = True
+        else:
+            say(f"{stage}{left}")
+
+    def __enter__(self) -> StageProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawn:
+            click.echo("\r\x1b[K", err=True, nl=False)

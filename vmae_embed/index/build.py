@@ -1,259 +1,268 @@
-"""Choosing, training and tuning a FAISS index over vectors on disk."""
+"""Building a library's index, and making it follow: what changed is added and removed, and measured."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
-from vmae_embed.errors import SearchIndexError, UsageError
+from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
+from vmae_embed.index.ann import Effort
+from vmae_embed.index.backend import import_faiss
+from vmae_embed.index.choose import Chosen, Rows, add_rows, choose, tune
+from vmae_embed.index.generation import CLIPS, FAISS, UNITS, UNITS_SCHEMA, Draft, read_about, read_arrow
+from vmae_embed.index.rows import (
+    Observer,
+    Signatures,
+    UnitRows,
+    append_units,
+    clips_schema,
+    rows_of,
+    units_of,
+    units_table,
+)
+from vmae_embed.index.spec import IndexSpec, plan_layouts
+from vmae_embed.index.tune import Measured
+from vmae_embed.library import Library
 
-KINDS = ("auto", "exact", "ivfpq")
-
-# FAISS asks for 39 training vectors a cell (ClusteringParameters::min_points_per_centroid).
-_TRAINING_A_CELL = 39
-# Below this, an exact search of 768 numbers a vector takes a few milliseconds on one core.
-_SMALLEST_IVFPQ = 256 * _TRAINING_A_CELL
-_MOST_TRAINING_A_CELL = 64
-# 4-bit codes have 16 centroids each.
-_TRAINING_CODES = 16 * _TRAINING_A_CELL
-
-# PQ candidates re-ranked exactly for each hit asked for. Of 4-bit codes with 4 numbers each, k x 8
-# gave recall 0.998 on 100,000 clustered vectors and k x 16 gave 0.997 on a million; tight clusters
-# need more.
-_CANDIDATES_A_HIT = (16, 64)
-
-_RECALL_AT = 10
-_RECALL_AIMED_AT = 0.99
-_TUNING_QUERIES = 256
-_BLOCK = 16384
+# Of the clips, that may change before recall is measured again: it cannot have lost much more than that share.
+_UNMEASURED = 0.01
+# In index.json, what was measured is told from what is aimed at.
+_MEASURED = {"recall": "measured", "error": "error", "queries": "queries"}
+# Growth after which the cells are too few.
+_GROWTH = 4
+# Rows of removed clips, for each that is live, after which the files are written anew.
+_HOLES = 0.5
 
 
 @dataclass(frozen=True)
-class Built:
-    """An index and what was measured of it.
+class Made:
+    """What bringing an index up to date did.
 
     Attributes:
-        index: of FAISS; its ids are row numbers.
-        factory: FAISS's description of it.
-        nprobe: cells to visit; None for an exact index.
-        candidates_a_hit: PQ candidates to re-rank for each hit asked for; None for an exact index.
-        recall: share of the true 10 nearest found, on queries that were not in the index. Of an
-            exact index: of the IVF-PQ that it replaces because that fell short; else None.
+        how: ``built``, ``retrained``, ``updated``, ``retuned`` or ``unchanged``.
+        why: a retraining was needed; else empty.
+        added: clips.
+        removed: clips.
+        seconds: that it took.
     """
 
-    index: Any
-    factory: str
-    nprobe: int | None
-    candidates_a_hit: int | None
-    recall: float | None
+    how: str
+    why: str = ""
+    added: int = 0
+    removed: int = 0
+    seconds: float = 0.0
 
 
-def import_faiss() -> Any:
-    """Import FAISS, once it is clear which one.
+def build(
+    library: Library,
+    folder: Path,
+    spec: IndexSpec,
+    *,
+    why: str = "",
+    gpu: bool = False,
+    observe: Observer | None = None,
+) -> Made:
+    """Build an index anew in a folder, under `vmae_embed.index.generation.writing`.
 
     Raises:
-        SearchIndexError: none is installed, or two that overwrite each other.
+        SearchIndexError: the library holds no clips, or FAISS is not installed.
+        UsageError: what is asked for cannot be had with these clips.
+        LibraryError: a shard cannot be read, or the folder cannot be written to.
     """
-    wheels = [name for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12") if _is_installed(name)]
-    if len(wheels) > 1:
+    begun = time.monotonic()
+    signatures = library.signatures()  # of now, whatever an extraction adds meanwhile
+    count = library.count(signatures)
+    if not count:
         raise SearchIndexError(
-            f"{' and '.join(wheels)} are both installed and overwrite each other's files: "
-            f"run `pip uninstall {' '.join(wheels)}`, then install one of them"
+            f"{library.path}: holds no clips to index; `vmae-embed failures {library.path}` says why"
         )
-    try:
-        import faiss
-    except ImportError as error:
-        raise SearchIndexError(
-            "FAISS is not installed: run `pip install 'vmae-embed[cpu]'`, or 'vmae-embed[gpu]'"
-        ) from error
-    return faiss
+    plan_layouts(spec, count, library.width)  # what cannot be had is told before anything is written
+    with _drafting(library, folder) as draft:
+        units: list[UnitRows] = []
+        clips = append_units(draft, library, signatures, spec.metric, units, observe)
+        rows = _write_rows(draft, library, [], units, clips)
+        if not len(rows.live):
+            raise SearchIndexError(f"{library.path}: its shards changed while they were read; run it again")
+        chosen = choose(rows, spec, gpu=gpu, observe=observe)
+        made = Made("retrained" if why else "built", why, len(rows.live), 0, time.monotonic() - begun)
+        _commit(draft, library, spec, chosen, units, made, 0, None)
+    return made
 
 
-def _is_installed(wheel: str) -> bool:
-    try:
-        importlib.metadata.version(wheel)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def build_index(vectors: NDArray[Any], kind: str = "auto", nlist: int | None = None) -> Built:
-    """Build an index for inner products.
-
-    Args:
-        vectors: ``(N, D)``, of unit length; may be a memory map.
-        kind: one of `KINDS`; auto is IVF-PQ where there are enough vectors to train it.
-        nlist: cells of an IVF-PQ; None chooses.
+def bring_up_to_date(
+    library: Library, folder: Path, spec: IndexSpec, *, gpu: bool = False, observe: Observer | None = None
+) -> Made:
+    """Add what is new to an index and remove what is gone; build it where there is none, or it no longer serves.
 
     Raises:
-        UsageError: no such kind, or more cells than the vectors can train.
-        SearchIndexError: FAISS is not installed.
+        SearchIndexError, UsageError, LibraryError: as `build` does.
     """
-    if kind not in KINDS:
-        raise UsageError(f"factory={kind!r}: choose one of {', '.join(KINDS)}")
-    if kind == "exact" and nlist is not None:
-        raise UsageError("an exact index has no cells: give no --nlist, or --factory ivfpq")
-    count = len(vectors)
-    most = count // _TRAINING_A_CELL
-    if nlist is not None and not 1 <= nlist <= most:
-        raise UsageError(
-            f"nlist={nlist} needs at least {nlist * _TRAINING_A_CELL:,} training vectors ({_TRAINING_A_CELL} a cell); "
-            f"the library holds {count:,}. Use --nlist {max(most, 1)} or fewer, or --factory auto"
+    try:
+        about = read_about(folder)
+        current = folder / str(about["folder"])
+        before, held = IndexSpec.from_dict(about["spec"]), units_of(read_arrow(current / UNITS))
+    except (OSError, ValueError, KeyError, TypeError, UsageError, pa.ArrowException):
+        return build(library, folder, spec, gpu=gpu, observe=observe)
+    if not before.builds_as(spec):
+        return build(library, folder, spec, why="another index was asked for", gpu=gpu, observe=observe)
+    signatures = library.signatures()
+    kept = [unit for unit in held if signatures.get(unit.unit) == unit.signature]
+    new = {unit: signature for unit, signature in signatures.items() if unit not in {k.unit for k in kept}}
+    if before == spec and not new and len(kept) == len(held):
+        return Made("unchanged")
+    if why := _outgrown(about, spec, library, kept, new):
+        return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
+    return _follow(library, folder, spec, about, kept, new, gpu=gpu, observe=observe)
+
+
+def _outgrown(about: dict[str, Any], spec: IndexSpec, library: Library, kept: list[UnitRows], new: Signatures) -> str:
+    """Say why an index does not serve any more; nothing if it may."""
+    added, count = library.count(new), sum(unit.rows for unit in kept)
+    live = count + added
+    if not live:
+        return "no clip is left"
+    trained = int(about["trained"]["clips"])
+    if live > _GROWTH * trained:
+        return f"it has grown from {trained:,} to {live:,} clips"
+    first_then, first_now = (plan_layouts(spec, size, library.width)[0] for size in (trained, live))
+    if first_then is None and first_now is not None:
+        return f"{live:,} clips are many for comparing with each"
+    if about["rows"] + added - live > _HOLES * live:
+        return "most of what it held is gone"
+    return ""
+
+
+def _follow(
+    library: Library,
+    folder: Path,
+    spec: IndexSpec,
+    about: dict[str, Any],
+    kept: list[UnitRows],
+    new: Signatures,
+    *,
+    gpu: bool,
+    observe: Observer | None,
+) -> Made:
+    begun = time.monotonic()
+    before = folder / str(about["folder"])
+    held = units_of(read_arrow(before / UNITS))
+    gone = rows_of([unit for unit in held if unit not in kept])
+    with _drafting(library, folder, after=about) as draft:
+        first, appended = draft.rows, list[UnitRows]()
+        clips = append_units(draft, library, new, spec.metric, appended, observe)
+        rows = _write_rows(draft, library, kept, appended, chain([_old_clips(before, library)], clips))
+        added = np.arange(first, draft.rows)
+        chosen = _read_chosen(about, before)
+        if chosen.index is not None:
+            chosen.index.remove_ids(gone)
+            add_rows(chosen.index, rows.vectors, added, observe)
+        changed = int(about["changed"]) + len(gone) + len(added)
+        is_retuned = chosen.index is not None and (
+            changed > _UNMEASURED * len(rows.live) or about["spec"] != spec.to_dict()
         )
-    if (kind == "ivfpq" or nlist is not None) and count < _TRAINING_CODES:
-        raise UsageError(
-            f"an IVF-PQ index needs at least {_TRAINING_CODES} training vectors for its codes; "
-            f"the library holds {count:,}. Use --factory auto"
-        )
-    faiss = import_faiss()
-    if kind == "exact" or (kind == "auto" and nlist is None and count < _SMALLEST_IVFPQ):
-        return _exact(faiss, vectors)
-    built = _ivfpq(faiss, vectors, nlist or _choose_nlist(count))
-    if kind == "auto" and nlist is None and built.recall is not None and built.recall < _RECALL_AIMED_AT:
-        return _exact(faiss, vectors, built.recall)
-    return built
+        if is_retuned:
+            keep = about["spec"] == spec.to_dict()
+            chosen, changed = tune(chosen, rows, spec, keep=keep, observe=observe), 0
+        why = _fallen_short(about, spec, chosen, len(rows.live)) if is_retuned else ""
+        if not why:
+            how = "updated" if len(added) or len(gone) else "retuned"
+            made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
+            _commit(draft, library, spec, chosen, kept + appended, made, changed, about["trained"])
+            return made
+    return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
 
 
-def _exact(faiss: Any, vectors: NDArray[Any], recall: float | None = None) -> Built:
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    for start in range(0, len(vectors), _BLOCK):
-        index.add(_float32(vectors[start : start + _BLOCK]))
-    return Built(index, "Flat", None, None, recall)
+def _fallen_short(about: dict[str, Any], spec: IndexSpec, chosen: Chosen, count: int) -> str:
+    """Say why an index has to be trained anew for its recall's sake; nothing if that is not so."""
+    recall = f"recall@{spec.at} {chosen.measured.recall:.3f} instead of {spec.target_recall:g}"
+    if about["spec"] != spec.to_dict():
+        return f"this one gives {recall}" if spec.factory == "auto" and not chosen.satisfies(spec) else ""
+    # What fell short when it was trained would again.
+    trained = about["trained"]["recall"]
+    if chosen.measured.recall >= (spec.target_recall if trained >= spec.target_recall else trained - _UNMEASURED):
+        return ""
+    clips = about["trained"]["clips"]
+    if count > 1.5 * clips:
+        return f"growth from {clips:,} to {count:,} clips left {recall}"
+    return f"clips unlike those that it was trained on left {recall}"
 
 
-def _choose_nlist(count: int) -> int:
-    """A power of two near 4 sqrt(N), as FAISS's guidelines have it, that N vectors can train."""
-    most = max(min(4 * count**0.5, count / _TRAINING_A_CELL), 1)
-    return int(2 ** int(np.log2(most)))
+@contextlib.contextmanager
+def _drafting(library: Library, folder: Path, *, after: dict[str, Any] | None = None) -> Iterator[Draft]:
+    try:
+        draft = Draft(folder, library.width, library.config.stored, after=after)
+        try:
+            yield draft
+        finally:
+            draft.close()
+    except OSError as error:
+        raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def _ivfpq(faiss: Any, vectors: NDArray[Any], nlist: int) -> Built:
-    count, width = vectors.shape
-    # 4-bit codes of 4 numbers each, of residuals, packed for FAISS's SIMD scan.
-    parts = next(parts for parts in range(width // 4 or 1, 0, -1) if width % parts == 0)
-    factory = f"IVF{nlist},PQ{parts}x4fsr"
-    index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = 1234
-    order = np.random.default_rng(0).permutation(count)
-    index.train(_float32(vectors[np.sort(order[: max(nlist * _MOST_TRAINING_A_CELL, 10 * _TRAINING_CODES)])]))
-
-    # Queries that are in the index find themselves, which says little: these are added last.
-    held_out = np.sort(order[: min(_TUNING_QUERIES, count // 10)])
-    is_held_out = np.zeros(count, dtype=bool)
-    is_held_out[held_out] = True
-    for start in range(0, count, _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, count))
-        _add(index, vectors, rows[~is_held_out[rows]])
-    nprobe, candidates, recall = _tune(faiss, index, vectors, held_out)
-    _add(index, vectors, held_out)
-    return Built(index, factory, nprobe, candidates, recall)
+def _old_clips(before: Path, library: Library) -> pa.Table:
+    schema = clips_schema(library)
+    clips = pa.concat_tables([schema.empty_table(), read_arrow(before / CLIPS)], promote_options="default")
+    return clips.select(schema.names)
 
 
-def _tune(faiss: Any, index: Any, vectors: NDArray[Any], held_out: NDArray[np.int64]) -> tuple[int, int, float]:
-    """Find the fewest cells and candidates that reach the recall aimed at, or come nearest to it."""
-    queries = _float32(vectors[held_out])
-    _, truth = exact_search(vectors, queries, _RECALL_AT, leave_out=held_out)
-    nprobe, candidates, recall = 0, 0, 0.0
-    for candidates in _CANDIDATES_A_HIT:
-        nprobe = min(8, index.nlist)
-        while True:
-            _, found = ivfpq_search(faiss, index, vectors, queries, _RECALL_AT, nprobe, candidates)
-            hits = [len(np.intersect1d(a, b)) for a, b in zip(truth, found, strict=True)]
-            recall = float(np.mean(hits)) / min(_RECALL_AT, truth.shape[1])
-            if recall >= _RECALL_AIMED_AT:
-                return nprobe, candidates, recall
-            if nprobe == index.nlist:
-                break
-            nprobe = min(nprobe * 2, index.nlist)
-    return nprobe, candidates, recall
+def _write_rows(
+    draft: Draft, library: Library, kept: list[UnitRows], appended: list[UnitRows], clips: Iterable[pa.Table]
+) -> Rows:
+    """Write clips and units; ``appended`` fills while the clips come."""
+    draft.write_table(CLIPS, clips, clips_schema(library))
+    units = kept + appended
+    draft.write_table(UNITS, [units_table(units)], UNITS_SCHEMA)
+    live = rows_of(units)
+    videos = read_arrow(draft.folder / CLIPS)["video_id"].combine_chunks().dictionary_encode().indices
+    return Rows(draft.vectors(), live, np.asarray(videos, dtype=np.int32)[live])
 
 
-def _add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
-    if len(rows):
-        index.add_with_ids(_float32(vectors[rows]), rows)
+def _read_chosen(about: dict[str, Any], before: Path) -> Chosen:
+    recall = about["recall"]
+    return Chosen(
+        index=None if about["nprobe"] is None else import_faiss().read_index(str(before / FAISS)),
+        factory=about["factory"],
+        effort=None if about["nprobe"] is None else Effort(about["nprobe"], about["candidates_a_hit"]),
+        measured=Measured(recall["measured"], recall["error"], recall["queries"]),
+        latency_ms=about["latency_ms"],
+    )
 
 
-def ivfpq_search(
-    faiss: Any,
-    index: Any,
-    vectors: NDArray[Any],
-    queries: NDArray[np.floating[Any]],
-    k: int,
-    nprobe: int,
-    candidates_a_hit: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search an IVF-PQ index and re-rank its candidates by their stored vectors.
-
-    Returns:
-        Cosine similarities and rows, each ``(Q, K)``, best first; row -1 and score -inf where
-        there are fewer.
-    """
-    parameters = faiss.SearchParametersIVF(nprobe=nprobe)
-    # As many for a single hit as the recall was measured with.
-    wanted = min(max(k, _RECALL_AT) * candidates_a_hit, len(vectors))
-    _, candidates = index.search(_float32(normalise(queries)), wanted, params=parameters)
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    rows = np.full((len(queries), k), -1, dtype=np.int64)
-    for i, found in enumerate(candidates):
-        found = np.sort(found[found >= 0])  # in order, so that a memory map is read forward
-        exact = _cosines(queries[i : i + 1], vectors[found])[0]
-        best = np.argsort(-exact, kind="stable")[:k]
-        scores[i, : len(best)], rows[i, : len(best)] = exact[best], found[best]
-    return scores, rows
-
-
-def exact_search(
-    vectors: NDArray[Any],
-    queries: NDArray[np.floating[Any]],
-    k: int,
-    leave_out: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Compare every vector with every query, block by block.
-
-    Args:
-        vectors: ``(N, D)``, may be a memory map.
-        queries: ``(Q, D)``.
-        k: neighbours.
-        leave_out: rows that are not to be found.
-
-    Returns:
-        Cosine similarities and rows, each ``(Q, min(k, N))``, best first.
-    """
-    scores = np.empty((len(queries), 0))
-    rows = np.empty((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(vectors), _BLOCK):
-        block = _cosines(queries, vectors[start : start + _BLOCK])
-        if leave_out is not None:
-            block[:, leave_out[(leave_out >= start) & (leave_out < start + _BLOCK)] - start] = -np.inf
-        numbers = np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)
-        scores, rows = np.hstack([scores, block]), np.hstack([rows, numbers])
-        if scores.shape[1] > k:
-            kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-            scores, rows = np.take_along_axis(scores, kept, 1), np.take_along_axis(rows, kept, 1)
-    order = np.lexsort((rows, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1).astype(np.float32), np.take_along_axis(rows, order, 1)
-
-
-def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Scale rows to unit length; a row of zeros stays."""
-    exact = vectors.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    scaled: NDArray[np.float64] = exact / np.where(lengths > 0, lengths, 1)
-    return scaled
-
-
-def _cosines(queries: NDArray[np.floating[Any]], vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """``(Q, N)``, in float64 and with the lengths as stored.
-
-    Float32 sums put near-duplicates above a clip itself; here itself is 1 and all others are below.
-    """
-    cosines: NDArray[np.float64] = np.clip(normalise(queries) @ normalise(vectors).T, -1, 1)
-    return cosines
-
-
-def _float32(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+def _commit(
+    draft: Draft,
+    library: Library,
+    spec: IndexSpec,
+    chosen: Chosen,
+    units: list[UnitRows],
+    made: Made,
+    changed: int,
+    trained: dict[str, Any] | None,
+) -> None:
+    live = sum(unit.rows for unit in units)
+    held = float(library.width * np.dtype(library.config.stored).itemsize)
+    if chosen.index is not None:
+        held = draft.write_faiss(chosen.index) / max(live, 1)
+    draft.commit(
+        {
+            "state": library.state({unit.unit: unit.signature for unit in sorted(units, key=lambda unit: unit.unit)}),
+            "spec": spec.to_dict(),
+            "clips": live,
+            "factory": chosen.factory,
+            "nprobe": chosen.effort.nprobe if chosen.effort else None,
+            "candidates_a_hit": chosen.effort.candidates if chosen.effort else None,
+            "recall": {"at": spec.at, **{_MEASURED[name]: value for name, value in asdict(chosen.measured).items()}},
+            "latency_ms": chosen.latency_ms,
+            "bytes_per_vector": round(held, 1),
+            "trained": trained or {"clips": live, "recall": chosen.measured.recall, "seconds": made.seconds},
+            "changed": changed,
+            "made": asdict(made),
+        }
+    )

@@ -205,15 +205,27 @@ class Library:
         for unit in self.units() if units is None else units:
             yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns)
 
-    def state(self, units: list[str] | None = None) -> str:
+    def signatures(self) -> dict[str, tuple[int, int]]:
+        """Size in bytes and time of modification in nanoseconds of each complete unit's shard, by name."""
+        found = {unit: self.signature_of(unit) for unit in self.units()}
+        return {unit: signature for unit, signature in found.items() if signature is not None}
+
+    def signature_of(self, unit: str) -> tuple[int, int] | None:
+        """The same of one unit; None if it is not there."""
+        try:
+            status = (self._clips / f"{unit}.parquet").stat()
+        except FileNotFoundError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    def state(self, signatures: Mapping[str, tuple[int, int]] | None = None) -> str:
         """Changes when the clip rows do; read from the directory alone."""
         digest = hashlib.sha256()
-        for unit in self.units() if units is None else units:
-            status = (self._clips / f"{unit}.parquet").stat()
-            digest.update(f"{unit} {status.st_size} {status.st_mtime_ns}\n".encode())
+        for unit, (size, mtime_ns) in (self.signatures() if signatures is None else signatures).items():
+            digest.update(f"{unit} {size} {mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def count(self, units: list[str]) -> int:
+    def count(self, units: Collection[str]) -> int:
         """Clips of some units."""
         return sum(count_rows(self._clips / f"{unit}.parquet") for unit in units)
 

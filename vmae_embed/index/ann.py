@@ -1,0 +1,83 @@
+"""Searching an IVF index of FAISS: its codes say which vectors may be near, the stored vectors which are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmae_embed.index.backend import import_faiss
+from vmae_embed.index.similarity import normalise, rank
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of an IVF index a search looks at.
+
+    Attributes:
+        nprobe: cells to visit.
+        candidates: codes to compare in full, for each hit asked for.
+    """
+
+    nprobe: int
+    candidates: int
+
+
+def candidates(
+    index: Any, queries: NDArray[np.float32], count: int, nprobe: int, among: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Rows that an IVF index takes for the nearest, ``(Q, count)``; -1 where it finds fewer.
+
+    Args:
+        index: of FAISS.
+        queries: ``(Q, D)``; of unit length under cosine.
+        count: rows a query.
+        nprobe: cells to visit.
+        among: ascending rows that may be found; None for all.
+    """
+    faiss = import_faiss()
+    chosen: dict[str, Any] = {"nprobe": nprobe}
+    if among is not None:
+        allowed = np.zeros(int(among[-1]) + 1, dtype=bool)
+        allowed[among] = True
+        chosen["sel"] = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    if isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW):
+        chosen["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=max(2 * nprobe, 64))
+    _, rows = index.search(queries, count, params=faiss.SearchParametersIVF(**chosen))
+    found: NDArray[np.int64] = rows
+    return found
+
+
+def add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    """Add rows of ``(N, D)`` vectors to an index of FAISS, with their numbers as ids."""
+    if len(rows):
+        index.add_with_ids(np.ascontiguousarray(vectors[rows], dtype=np.float32), rows)
+
+
+def search(
+    index: Any,
+    vectors: NDArray[Any],
+    queries: NDArray[np.floating[Any]],
+    k: int,
+    metric: str,
+    effort: Effort,
+    at: int,
+    among: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search an IVF index and rank its candidates by their stored vectors.
+
+    Returns:
+        Scores and rows, each ``(Q, K)``, best first; row -1 and score -inf where it finds fewer.
+    """
+    # As many for a single hit as the recall was measured with.
+    wanted = min(max(k, at) * effort.candidates, index.ntotal)
+    asked = np.ascontiguousarray(normalise(queries) if metric == "cosine" else queries, dtype=np.float32)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    for i, found in enumerate(candidates(index, asked, wanted, effort.nprobe, among)):
+        near = np.sort(found[found >= 0])  # in order, so that a memory map is read forward
+        exact, best = rank(queries[i], vectors, near, k, metric)
+        scores[i, : len(best)], rows[i, : len(best)] = exact, best
+    return scores, rows

@@ -1,0 +1,187 @@
+"""Finding how much of an index must be looked at, by measuring it on the library's own vectors."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vmae_embed.index.ann import Effort, add, candidates
+from vmae_embed.index.similarity import exact_search, normalise
+
+_QUERIES = 1000
+# Of the library, that may be left out while it is measured.
+_HELD_OUT = 0.1
+_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+_TIMED_SEARCHES = 64
+
+# Relative costs of a search's parts, as measured on one core of an AVX2 machine (docs/benchmarks.md): a code that is
+# scanned, a byte of it; a candidate that is fetched and compared with in full, a number of it; a centroid, a number.
+_SCAN, _FETCH, _CENTROID = 0.06, 0.5, 0.06
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an index.
+
+    Attributes:
+        recall: share of the true nearest that were found.
+        error: standard error of that.
+        queries: that it was measured on.
+    """
+
+    recall: float
+    error: float
+    queries: int
+
+
+class Trial:
+    """An index with some videos taken out of it, which are then searched for.
+
+    Queries that are in the index find themselves and their neighbours in time, which says little of
+    queries that are not. So whole videos are taken out, and put back by `end`.
+    """
+
+    def __init__(
+        self,
+        index: Any,
+        vectors: NDArray[Any],
+        live: NDArray[np.int64],
+        videos: NDArray[np.int32],
+        metric: str,
+        at: int,
+        seed: int,
+    ) -> None:
+        """Take videos out.
+
+        Args:
+            index: of FAISS, IVF.
+            vectors: ``(N, D)``.
+            live: ascending rows that the index holds.
+            videos: of each of those, a number of its video.
+            metric: one of `vmae_embed.index.spec.METRICS`.
+            at: nearest that count.
+            seed: of the choice.
+        """
+        self._index, self._vectors, self._metric = index, vectors, metric
+        self.held_out = _hold_out(live, videos, seed)
+        self.queries = np.random.default_rng(seed).permutation(self.held_out)[:_QUERIES]
+        rest = np.setdiff1d(live, self.held_out, assume_unique=True)
+        self.at = min(at, len(rest))
+        self._index.remove_ids(self.held_out)
+        asked = np.asarray(vectors[self.queries], dtype=np.float32)
+        self._asked = np.ascontiguousarray(normalise(asked) if metric == "cosine" else asked, dtype=np.float32)
+        # As many again, for those that are as near as the last that counts.
+        scores, rows = exact_search(vectors, asked, 2 * self.at, metric, rest)
+        self._truth = np.where(scores >= scores[:, self.at - 1 : self.at], rows, -1)
+        self._found: dict[int, NDArray[np.int64]] = {}
+
+    def end(self) -> None:
+        """Put the videos back."""
+        add(self._index, self._vectors, self.held_out)
+
+    def measure(self, effort: Effort) -> Measured:
+        """Measure the recall of an effort."""
+        shares = self._shares(effort)
+        return Measured(float(shares.mean()), float(shares.std() / max(len(shares), 1) ** 0.5), len(shares))
+
+    def _shares(self, effort: Effort) -> NDArray[np.float64]:
+        places = self._places(effort.nprobe)
+        found = (places < effort.candidates * self.at).sum(axis=1)
+        shares: NDArray[np.float64] = np.minimum(found, self.at) / self.at
+        return shares
+
+    def _places(self, nprobe: int) -> NDArray[np.int64]:
+        """Where among the candidates each true neighbour comes; what is among them will be ranked exactly."""
+        if nprobe not in self._found:
+            most = min(_CANDIDATES[-1] * self.at, self._index.ntotal)
+            rows = candidates(self._index, self._asked, most, nprobe)
+            places = np.full(self._truth.shape, np.iinfo(np.int64).max)
+            for place, truth, found in zip(places, self._truth, rows, strict=True):
+                _, mine, theirs = np.intersect1d(truth, found[found >= 0], return_indices=True)
+                place[mine] = theirs
+            self._found[nprobe] = places
+        return self._found[nprobe]
+
+    def tune(self, target: float) -> tuple[Effort, Measured]:
+        """Find the least effort that reaches a recall with a margin of a standard error, or the most there is.
+
+        Costs are reckoned, not timed: the same library gives the same effort.
+        """
+        best: tuple[float, Effort, Measured] | None = None
+        most = Effort(self._index.nlist, _CANDIDATES[-1])
+        for nprobe in _steps(self._index.nlist):
+            if best is not None and self._cost(Effort(nprobe, 1)) > best[0]:
+                break
+            for count in _CANDIDATES:
+                effort = Effort(nprobe, count)
+                measured = self.measure(effort)
+                if measured.recall - measured.error >= target or measured.recall == 1:
+                    if best is None or self._cost(effort) < best[0]:
+                        best = self._cost(effort), effort, measured
+                    break
+        return (best[1], best[2]) if best else (most, self.measure(most))
+
+    def most_within(self, effort: Effort, share: float) -> tuple[Effort, Measured]:
+        """Find what reaches the highest recall at a share of an effort's cost; the least effort if nothing does."""
+        allowed = share * self._cost(effort)
+        best = Effort(1, 1), self.measure(Effort(1, 1))
+        for nprobe in _steps(self._index.nlist):
+            affordable = [count for count in _CANDIDATES if self._cost(Effort(nprobe, count)) <= allowed]
+            if not affordable:
+                break
+            tried = Effort(nprobe, affordable[-1])
+            measured = self.measure(tried)
+            if measured.recall > best[1].recall:
+                best = tried, measured
+        return best
+
+    def _cost(self, effort: Effort) -> float:
+        index = self._index
+        scanned: float = effort.nprobe / index.nlist * index.ntotal * index.code_size * _SCAN
+        fetched: float = effort.candidates * self.at * index.d * _FETCH
+        return scanned + fetched + float(index.nlist * index.d * _CENTROID)
+
+
+def time_searches(search_one: Any, queries: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """Milliseconds of single searches: median and 99th percentile.
+
+    Args:
+        search_one: takes ``(1, D)``.
+        queries: ``(Q, D)`` to time with.
+    """
+    few = queries[np.arange(_TIMED_SEARCHES) % len(queries)]
+    for query in few[:4]:
+        search_one(query[None])
+    taken = []
+    for query in few:
+        begun = time.perf_counter()
+        search_one(query[None])
+        taken.append(1000 * (time.perf_counter() - begun))
+    return {"p50": float(np.percentile(taken, 50)), "p99": float(np.percentile(taken, 99))}
+
+
+def _steps(nlist: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12 .. up to all cells."""
+    doubling = [2**power for power in range(nlist.bit_length())]
+    between = [3 * 2**power for power in range(nlist.bit_length())]
+    return sorted({n for n in [*doubling, *between] if n < nlist} | {nlist})
+
+
+def _hold_out(live: NDArray[np.int64], videos: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
+    """Rows of whole videos, chosen at random: a tenth of all at most; of single clips where videos are too large."""
+    rng = np.random.default_rng(seed)
+    allowed = max(int(_HELD_OUT * len(live)), 1)
+    sizes = np.bincount(videos)
+    order = rng.permutation(len(sizes))
+    order = order[sizes[order] <= max(allowed // 8, 1)]
+    chosen = order[np.cumsum(sizes[order]) <= min(allowed, 2 * _QUERIES)]
+    held_out = live[np.isin(videos, chosen)]
+    wanted = min(_QUERIES // 4, allowed)
+    if len(held_out) < wanted:
+        others = np.setdiff1d(live, held_out, assume_unique=True)
+        held_out = np.concatenate([held_out, rng.permutation(others)[: wanted - len(held_out)]])
+    return np.sort(held_out)
