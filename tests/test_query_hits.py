@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.libraries import PREPROCESSING, clustered, identity, make_library
 from vmae_embed.errors import QueryError, UsageError
-from vmae_embed.index import Index
+from vmae_embed.index import Effort, Index, IndexSpec
 from vmae_embed.library import Library, LibraryConfig, clip_rows
 from vmae_embed.query import search
-from vmae_embed.query.asked import Asked, check_metric
+from vmae_embed.query.asked import Asked
 from vmae_embed.query.rank import Ranked
 from vmae_embed.query.spans import Times, choose
 from vmae_embed.query.wanted import Wanted
@@ -34,20 +34,10 @@ def index_of(folder, vectors, spans, columns=None, kinds=None):
     return Index.build(library)
 
 
-class Partly(Index):
-    """An index some of whose rows are of clips that were removed."""
-
-    gone: np.ndarray = np.empty(0, np.int64)
-
-    @property
-    def live(self):
-        return np.setdiff1d(np.arange(self.clips.num_rows), self.gone)
-
-    def __len__(self):
-        return len(self.live)
-
-    def search(self, queries, k, *, exact=False, among=None):
-        return super().search(queries, k, exact=exact, among=self.live if among is None else among)
+def without(index, rows):
+    """The index, some of whose rows are of clips that were removed."""
+    index.live = np.setdiff1d(index.live, rows)
+    return index
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +52,9 @@ def approximate(tmp_path_factory):
     vectors = clustered(3000, 16)
     vectors[:2400] = vectors[0] + 0.001 * vectors[:2400]
     index = Index.build(
-        make_library(tmp_path_factory.mktemp("ivf") / "lib", vectors, clips_a_video=300), kind="ivfpq", nlist=16
+        make_library(tmp_path_factory.mktemp("ivf") / "lib", vectors, clips_a_video=300), IndexSpec("IVF16,PQ4x4fsr")
     )
-    assert index.about["nprobe"] is not None
+    assert index.effort is not None
     return vectors, index
 
 
@@ -197,8 +187,7 @@ def test_as_many_videos_as_there_are_under_an_approximate_index(approximate, inc
 def test_the_last_look_is_exact(approximate, monkeypatch):
     """However an index is tuned, all videos are found."""
     vectors, index = approximate
-    monkeypatch.setitem(index.about, "nprobe", 1)
-    monkeypatch.setitem(index.about, "candidates_a_hit", 1)
+    monkeypatch.setattr(index, "effort", Effort(1, 1))
     hits = search(index, "v00000.mp4#t=0.000,2.000", k=10, group_by="video", include_self=True)
     scores = cosines(vectors, vectors[0])
     assert sorted(hit.score for hit in hits) == pytest.approx(sorted(scores.reshape(10, 300).max(axis=1)), abs=1e-6)
@@ -283,19 +272,25 @@ def test_the_mean_of_opposites_scores_nothing(plain):
     assert [hit.score for hit in hits] == pytest.approx([0] * 200, abs=1e-6)
 
 
-def test_the_mean_of_inner_products_is_that_with_the_mean():
-    rng = np.random.default_rng(0)
-    vectors, queries = rng.normal(size=(50, 8)), rng.normal(size=(4, 8)).astype(np.float32)
-    made_one = Asked("q", [], queries).averaged("ip")
-    assert (vectors @ made_one.vectors.T)[:, 0] * made_one.scale == pytest.approx(
-        (vectors @ queries.T).mean(axis=1), abs=1e-5
-    )
+def test_the_mean_of_inner_products_is_that_with_the_mean(tmp_path):
+    vectors = clustered(60, 16)
+    index = Index.build(make_library(tmp_path / "lib", vectors), IndexSpec(metric="ip"))
+    expected = np.sort((vectors.astype(np.float64) @ vectors[:3].T).mean(axis=1))[::-1]
+    hits = search(index, vectors[:3], k=60, combine="mean")
+    assert [hit.score for hit in hits] == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    assert hits.metric == "ip"
+    longest = search(index, vectors[:3], k=60)
+    assert longest[0].score == pytest.approx((vectors @ vectors[:3].T).max(), rel=1e-5)
 
 
-def test_the_mean_of_distances_is_refused():
+def test_distances(tmp_path):
+    vectors = clustered(60, 16)
+    index = Index.build(make_library(tmp_path / "lib", vectors), IndexSpec(metric="l2"))
+    distances = np.linalg.norm(vectors.astype(np.float64) - vectors[5], axis=1)
+    hits = search(index, vectors[5], k=None, min_score=-float(np.sort(distances)[10]) - 1e-5)
+    assert [-hit.score for hit in hits] == pytest.approx(np.sort(distances)[:11], abs=1e-4)
     with pytest.raises(UsageError, match=r"combine=mean: the scores of this index are of metric l2.*choose max"):
-        check_metric("l2", "mean")
-    check_metric("l2", "max")
+        search(index, vectors[:3], combine="mean")
 
 
 # --merge-gap --------------------------------------------------------------------------------------
@@ -475,9 +470,7 @@ def test_numbers_that_float32_cannot_hold(plain):
 def test_removed_clips_are_neither_shown_nor_matched(tmp_path):
     vectors = clustered(40, 16)
     library = make_library(tmp_path / "lib", vectors)
-    Index.build(library)
-    index = Partly(library, library.index_path)
-    index.gone = np.array([0, 1, 2, 3, 5, 38])
+    index = without(Index.build(library), [0, 1, 2, 3, 5, 38])
     everything = {"k": 100, "include_self": True}
     alive = set(np.array(index.clips["clip_id"].to_pylist())[index.live])
     assert {hit.clip_id for hit in search(index, vectors[0], **everything)} == alive
@@ -493,6 +486,21 @@ def test_removed_clips_are_neither_shown_nor_matched(tmp_path):
     assert len(search(index, "v00009.mp4").queries) == 3
 
 
+def test_videos_that_were_taken_out_of_a_library_are_not_found(tmp_path):
+    vectors = clustered(2400, 16)
+    library = make_library(tmp_path / "lib", vectors)
+    Index.build(library)
+    with library.lock():
+        library.remove_videos(["v00000.mp4"])
+    index = Index.open(library)
+    assert index.clips.num_rows > len(index.live) == 2396
+    hits = search(index, vectors[0], k=5000, where="start_s >= 0")
+    assert len({hit.clip_id for hit in hits}) == len(hits) == hits.among == 2396
+    assert len(search(index, "v00001.mp4").queries) == 4
+    with pytest.raises(QueryError, match=r"neither a file nor a clip.*look like v\d+\.mp4#t="):
+        search(index, "v00000.mp4#t=0.000,2.000")
+
+
 def test_files_of_removed_clips_are_not_the_librarys(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"no video")
     status = (tmp_path / "v.mp4").stat()
@@ -502,19 +510,15 @@ def test_files_of_removed_clips_are_not_the_librarys(tmp_path):
     timeline = Timeline(np.zeros(1), 100, 30, 64, 48, "h264")
     spans = [ClipSpan(0, 2, ()), ClipSpan(2, 4, ())]
     library.write_unit("0" * 16, clip_rows(video, timeline, spans, clustered(2, 8), library.schema), [])
-    Index.build(library)
-    index = Partly(library, library.index_path)
+    index = Index.build(library)
     assert len(search(index, tmp_path / "v.mp4").queries) == 2
-    index.gone = np.array([0, 1])
+    index = without(index, [0, 1])
     with pytest.raises(QueryError, match="not a readable video"):
         search(index, tmp_path / "v.mp4")
 
 
 def test_a_library_whose_clips_are_all_gone(tmp_path):
-    library = make_library(tmp_path / "lib", clustered(4, 8))
-    Index.build(library)
-    index = Partly(library, library.index_path)
-    index.gone = np.arange(4)
+    index = without(Index.build(make_library(tmp_path / "lib", clustered(4, 8))), np.arange(4))
     assert list(search(index, np.ones(8))) == []
     with pytest.raises(QueryError, match="none: it holds no clips"):
         search(index, "v00000.mp4")

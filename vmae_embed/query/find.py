@@ -155,7 +155,7 @@ def search_many(
         CheckpointError: the library's checkpoint cannot be loaded.
     """
     wanted = Wanted(k, group_by, include_self, exact, merge_gap, min_score, combine)
-    check_metric(_metric(index), combine)
+    check_metric(index.metric, combine)
     clips = LiveClips(index)
     among = clips.rows if where is None else np.intersect1d(rows_where(clips.table, where), clips.rows)
     resolver = Resolver(index, clips, encoder, decoder)
@@ -197,8 +197,8 @@ class _Searcher:
 
     def _search(self, asked: list[Asked]) -> list[Hits]:
         if self._wanted.combine == "mean":
-            asked = [one.averaged(_metric(self._index)) for one in asked]
-        answers = [Hits([], one.clips, len(self._among), _metric(self._index)) for one in asked]
+            asked = [one.averaged(self._index.metric) for one in asked]
+        answers = [Hits([], one.clips, len(self._among), self._index.metric) for one in asked]
         left = list(range(len(asked))) if len(self._among) else []
         k = self._wanted.k
         depth = k + _DEEPER if k is not None else _FIRST_WITHOUT_K
@@ -271,7 +271,3 @@ def _hit(number: int, asked: Asked, ranked: Ranked, span: Span, clip: dict[str, 
         clips=span.clips,
         columns={name: clip[name] for name in carried if name in clip},
     )
-
-
-def _metric(index: Index) -> str:
-    return str(getattr(index, "metric", "cosine"))
