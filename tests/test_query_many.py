@@ -83,6 +83,15 @@ def test_one_call_of_the_index_answers_a_block(plain, monkeypatch):
     assert asked == [256, 256, 88]
 
 
+def test_fewer_queries_wait_for_each_other_where_each_has_many_hits(plain):
+    _, index = plain
+    for options, most in (({"k": 50_000}, 2), ({"k": None, "min_score": 0.0}, 16), ({"k": 10**9}, 1)):
+        read = []
+        queries = (read.append(name) or name for name in index.clips["clip_id"].to_pylist())
+        next(search_many(index, queries, **options))
+        assert len(read) == most
+
+
 def test_queries_are_read_as_they_are_answered(plain):
     """A list without an end is answered all the same."""
     _, index = plain
