@@ -56,6 +56,21 @@ def add(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64]) -> None:
         index.add_with_ids(np.ascontiguousarray(vectors[rows], dtype=np.float32), rows)
 
 
+def remove(index: Any, rows: NDArray[np.int64]) -> None:
+    """Remove rows from an IVF index of FAISS."""
+    faiss = import_faiss()
+    index.remove_ids(rows)
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    if not isinstance(lists, faiss.BlockInvertedLists):
+        return
+    # FAISS 1.15 leaves the codes of packed blocks where they were, and what is added later is mixed with them.
+    nothing = np.zeros(lists.packer.code_size, dtype=np.uint8)
+    for cell in range(index.nlist):
+        size, codes = lists.list_size(cell), lists.get_codes(cell)
+        for place in range(size, -(-size // lists.n_per_block) * lists.n_per_block):
+            lists.packer.pack_1_c(faiss.swig_ptr(nothing), place, codes)
+
+
 def search(
     index: Any,
     vectors: NDArray[Any],

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
-from vmae_embed.index.ann import Effort
+from vmae_embed.index.ann import Effort, remove
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.choose import Chosen, Rows, add_rows, choose, tune
 from vmae_embed.index.generation import CLIPS, FAISS, UNITS, UNITS_SCHEMA, Draft, read_about, read_arrow
@@ -162,7 +162,7 @@ def _follow(
         added = np.arange(first, draft.rows)
         chosen = _read_chosen(about, before)
         if chosen.index is not None:
-            chosen.index.remove_ids(gone)
+            remove(chosen.index, gone)
             add_rows(chosen.index, rows.vectors, added, observe)
         changed = int(about["changed"]) + len(gone) + len(added)
         is_retuned = chosen.index is not None and (

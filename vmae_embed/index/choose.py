@@ -120,22 +120,19 @@ def tune(chosen: Chosen, rows: Rows, spec: IndexSpec, *, keep: bool = False, obs
     if observe is not None:
         observe("measuring recall", 0, 1)
     trial = Trial(chosen.index, rows.vectors, rows.live, rows.videos, spec.metric, spec.at, spec.seed)
-    try:
-        effort, measured = chosen.effort, None
-        if keep and effort is not None:
-            measured = trial.measure(effort)
-        if effort is None or measured is None or measured.recall < spec.target_recall:
-            effort, measured = trial.tune(spec.target_recall)
-        queries = np.asarray(rows.vectors[trial.queries], dtype=np.float32)
+    effort, measured = chosen.effort, None
+    if keep and effort is not None:
+        measured = trial.measure(effort)
+    if effort is None or measured is None or measured.recall < spec.target_recall:
+        effort, measured = trial.tune(spec.target_recall)
+    queries = np.asarray(rows.vectors[trial.queries], dtype=np.float32)
+    latency = _time(chosen.index, rows, queries, effort, spec)
+    # What is asked of the latency goes first: recall is what fits into it.
+    for _ in range(4):
+        if spec.latency_ms is None or latency["p50"] <= spec.latency_ms:
+            break
+        effort, measured = trial.most_within(effort, 0.9 * spec.latency_ms / latency["p50"])
         latency = _time(chosen.index, rows, queries, effort, spec)
-        # What is asked of the latency goes first: recall is what fits into it.
-        for _ in range(4):
-            if spec.latency_ms is None or latency["p50"] <= spec.latency_ms:
-                break
-            effort, measured = trial.most_within(effort, 0.9 * spec.latency_ms / latency["p50"])
-            latency = _time(chosen.index, rows, queries, effort, spec)
-    finally:
-        trial.end()
     return replace(chosen, effort=effort, measured=measured, latency_ms=latency)
 
 

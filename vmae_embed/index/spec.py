@@ -130,6 +130,14 @@ class Layout:
             UsageError: naming what is wrong and what can be had.
         """
         parts, bits = self._product()
+        if parts and bits not in (4, 8):
+            raise UsageError(f"{self.code} has codes of {bits} bits; use 8 (PQ{parts}) or 4 (PQ{parts}x4fsr)")
+        if parts and width % parts:
+            fits = max(n for n in range(1, parts + 1) if width % n == 0)
+            raise UsageError(
+                f"{self.code} cuts vectors into {parts} parts; their {width} numbers are no multiple of that. "
+                f"Use PQ{fits}, or --factory auto"
+            )
         held = f"the library holds {count:,}"
         if train_size is not None and train_size < count:
             count, held = train_size, f"--train-size gives {train_size:,}"
@@ -144,14 +152,6 @@ class Layout:
                 f"{self.code} needs at least {self.training():,} training vectors for its codes; "
                 f"{held}. Use --factory auto"
             )
-        if parts and width % parts:
-            fits = max(n for n in range(1, parts + 1) if width % n == 0)
-            raise UsageError(
-                f"{self.code} cuts vectors into {parts} parts; their {width} numbers are no multiple of that. "
-                f"Use PQ{fits}, or --factory auto"
-            )
-        if parts and bits not in (4, 8):
-            raise UsageError(f"{self.code} has codes of {bits} bits; use 8 (PQ{parts}) or 4 (PQ{parts}x4fsr)")
 
     def _product(self) -> tuple[int, int]:
         """Parts and bits of a product quantizer; 0 and 0 if it is none."""

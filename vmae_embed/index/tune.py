@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vmae_embed.index.ann import Effort, add, candidates
+from vmae_embed.index.ann import Effort, candidates
 from vmae_embed.index.similarity import exact_search, normalise
 
 _QUERIES = 1000
@@ -39,10 +39,13 @@ class Measured:
 
 
 class Trial:
-    """An index with some videos taken out of it, which are then searched for.
+    """A search for some videos among all others, with the true answers.
 
     Queries that are in the index find themselves and their neighbours in time, which says little of
-    queries that are not. So whole videos are taken out, and put back by `end`.
+    queries that are not. So whole videos are left out.
+
+    Attributes:
+        queries: rows that are searched for.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Trial:
         at: int,
         seed: int,
     ) -> None:
-        """Take videos out.
+        """Choose the videos and find the true answers.
 
         Args:
             index: of FAISS, IVF.
@@ -66,22 +69,17 @@ class Trial:
             at: nearest that count.
             seed: of the choice.
         """
-        self._index, self._vectors, self._metric = index, vectors, metric
-        self.held_out = _hold_out(live, videos, seed)
-        self.queries = np.random.default_rng(seed).permutation(self.held_out)[:_QUERIES]
-        rest = np.setdiff1d(live, self.held_out, assume_unique=True)
-        self.at = min(at, len(rest))
-        self._index.remove_ids(self.held_out)
+        self._index = index
+        held_out = _hold_out(live, videos, seed)
+        self.queries = np.random.default_rng(seed).permutation(held_out)[:_QUERIES]
+        self._rest = np.setdiff1d(live, held_out, assume_unique=True)
+        self._at = min(at, len(self._rest))
         asked = np.asarray(vectors[self.queries], dtype=np.float32)
         self._asked = np.ascontiguousarray(normalise(asked) if metric == "cosine" else asked, dtype=np.float32)
         # As many again, for those that are as near as the last that counts.
-        scores, rows = exact_search(vectors, asked, 2 * self.at, metric, rest)
-        self._truth = np.where(scores >= scores[:, self.at - 1 : self.at], rows, -1)
+        scores, rows = exact_search(vectors, asked, 2 * self._at, metric, self._rest)
+        self._truth = np.where(scores >= scores[:, self._at - 1 : self._at], rows, -1)
         self._found: dict[int, NDArray[np.int64]] = {}
-
-    def end(self) -> None:
-        """Put the videos back."""
-        add(self._index, self._vectors, self.held_out)
 
     def measure(self, effort: Effort) -> Measured:
         """Measure the recall of an effort."""
@@ -90,15 +88,15 @@ class Trial:
 
     def _shares(self, effort: Effort) -> NDArray[np.float64]:
         places = self._places(effort.nprobe)
-        found = (places < effort.candidates * self.at).sum(axis=1)
-        shares: NDArray[np.float64] = np.minimum(found, self.at) / self.at
+        found = (places < effort.candidates * self._at).sum(axis=1)
+        shares: NDArray[np.float64] = np.minimum(found, self._at) / self._at
         return shares
 
     def _places(self, nprobe: int) -> NDArray[np.int64]:
         """Where among the candidates each true neighbour comes; what is among them will be ranked exactly."""
         if nprobe not in self._found:
-            most = min(_CANDIDATES[-1] * self.at, self._index.ntotal)
-            rows = candidates(self._index, self._asked, most, nprobe)
+            most = min(_CANDIDATES[-1] * self._at, self._index.ntotal)
+            rows = candidates(self._index, self._asked, most, nprobe, self._rest)
             places = np.full(self._truth.shape, np.iinfo(np.int64).max)
             for place, truth, found in zip(places, self._truth, rows, strict=True):
                 _, mine, theirs = np.intersect1d(truth, found[found >= 0], return_indices=True)
@@ -113,6 +111,8 @@ class Trial:
         """
         best: tuple[float, Effort, Measured] | None = None
         most = Effort(self._index.nlist, _CANDIDATES[-1])
+        if self.measure(most).recall < target:  # the codes cannot tell neighbours apart
+            return most, self.measure(most)
         for nprobe in _steps(self._index.nlist):
             if best is not None and self._cost(Effort(nprobe, 1)) > best[0]:
                 break
@@ -142,7 +142,7 @@ class Trial:
     def _cost(self, effort: Effort) -> float:
         index = self._index
         scanned: float = effort.nprobe / index.nlist * index.ntotal * index.code_size * _SCAN
-        fetched: float = effort.candidates * self.at * index.d * _FETCH
+        fetched: float = effort.candidates * self._at * index.d * _FETCH
         return scanned + fetched + float(index.nlist * index.d * _CENTROID)
 
 
