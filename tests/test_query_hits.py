@@ -187,22 +187,32 @@ def test_as_many_videos_as_there_are_under_an_approximate_index(approximate, inc
 def test_the_last_look_is_exact(approximate, monkeypatch):
     """However an index is tuned, all videos are found."""
     vectors, index = approximate
+    looks = []
+
+    def noting(self, queries, k, *, exact=False, among=None):
+        looks.append((k, exact))
+        return search_index(self, queries, k, exact=exact, among=among)
+
+    search_index = Index.search
+    monkeypatch.setattr(Index, "search", noting)
     monkeypatch.setattr(index, "effort", Effort(1, 1))
-    hits = search(index, "v00000.mp4#t=0.000,2.000", k=10, group_by="video", include_self=True)
+    hits = search(index, "v00000.mp4#t=0.000,2.000", k=11, group_by="video", include_self=True)
     scores = cosines(vectors, vectors[0])
     assert sorted(hit.score for hit in hits) == pytest.approx(sorted(scores.reshape(10, 300).max(axis=1)), abs=1e-6)
+    assert looks == [(15, False), (60, False), (240, False), (960, False), (3000, True)]
 
 
 def test_dropped_clips_do_not_let_others_in_out_of_turn(tmp_path):
     """Of the neighbours of two query clips, one's may all be dropped: the other's are not the next best."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(400, 8)).astype(np.float32)
-    vectors[:40] = [1, *[0] * 7] + 0.001 * rng.normal(size=(40, 8))
-    vectors[40:80] = [1, 0.3, *[0] * 6] + 0.001 * rng.normal(size=(40, 8))
-    index = Index.build(make_library(tmp_path / "lib", vectors, clips_a_video=40))
-    hits = search(index, "v00000.mp4", k=60)
-    best = np.max([cosines(vectors[40:], query) for query in vectors[:40]], axis=0)
-    assert [hit.score for hit in hits] == pytest.approx(np.sort(best)[::-1][:60], abs=1e-6)
+    axes = np.eye(8)
+    noise = 0.001 * np.random.default_rng(0).normal(size=(60, 8))
+    near = np.stack([*[axes[0]] * 19, axes[1], *[axes[0] + 0.1 * axes[2]] * 20, *[axes[1] + 0.5 * axes[2]] * 20])
+    vectors = (near + noise).astype(np.float32)
+    index = Index.build(make_library(tmp_path / "lib", vectors, clips_a_video=20))
+    hits = search(index, "v00000.mp4", k=5)
+    assert {hit.video_id for hit in hits} == {"v00001.mp4"}
+    best = np.max([cosines(vectors[20:], query) for query in vectors[:20]], axis=0)
+    assert [hit.score for hit in hits] == pytest.approx(np.sort(best)[::-1][:5], abs=1e-6)
 
 
 # --min-score and ranges ---------------------------------------------------------------------------

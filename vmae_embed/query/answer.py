@@ -83,7 +83,7 @@ class Searcher:
 
     def _look(self, asked: list[Asked], depth: int) -> list[list[Hit] | None]:
         """Give each query its hits; None where they are not all among its nearest."""
-        # Asked for all there is, an index may leave out what it never looks at.
+        # Where all there is is wanted, no index is faster, and none may leave anything out.
         exact = self._wanted.exact or depth == len(self._among)
         ranked = rank(self._index, asked, depth, among=self._among, exact=exact)
         rows, places = np.unique(np.concatenate([one.rows for one in ranked]), return_inverse=True)
