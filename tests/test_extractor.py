@@ -468,3 +468,26 @@ def test_every_file_of_a_zoo_has_one_verdict(tmp_path):
     assert len(set(library.column("video_id"))) > 80
     assert verify(library) == []
     assert Path(library.path, "clips").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_encoder_that_overflows_fails_its_videos(tmp_path, dtype):
+    """Weights so large that sums of their products are infinite, and norms of those no number."""
+    from safetensors.torch import load_file, save_file
+
+    folder = save_checkpoint(tmp_path / "huge")
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "encoder.layer" in name and weight.ndim == 2:
+            weight.mul_(1e30)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "videos" / name, frames=90, size=(96, 64))
+    huge = ve.Encoder.from_pretrained(folder, device="cpu", dtype=dtype)
+    summary = run([tmp_path / "videos"], tmp_path / "lib", encoder=huge, workers=1)
+    assert (summary.clips, len(summary.library)) == (0, 0)
+    failed = {failure.video_id: failure.stage for failure in summary.library.failures()}
+    assert failed == {"a.mp4": "encode", "b.mp4": "encode"}
+    assert all("its embeddings are not finite" in failure.reason for failure in summary.failures)
+    assert verify(summary.library) == []

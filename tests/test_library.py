@@ -120,7 +120,7 @@ def test_what_a_killed_maker_left_is_in_nobodys_way(tmp_path):
 def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path, theirs):
     (tmp_path / theirs).parent.mkdir(exist_ok=True)
     (tmp_path / theirs).write_text("mine")
-    with refused("not a library, and not empty; give a new directory after -o$"):
+    with refused("not a library, and not empty; give a new directory$"):
         Library.create(tmp_path, CONFIG)
     assert files(tmp_path) == [theirs]
 
@@ -128,9 +128,9 @@ def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path, theirs)
 def test_a_file_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "lib"
     path.write_text("mine")
-    with refused("/lib: a file, not a directory; give another name after -o$"):
+    with refused("/lib: a file, not a directory; give another name$"):
         Library.create(path, CONFIG)
-    with refused(r"/lib/under: a file, not a directory; give another name after -o$"):
+    with refused(r"/lib/under: a file, not a directory; give another name$"):
         Library.create(path / "under", CONFIG)
     with refused(r"/lib: not a library \(it has no library.json\); make one with `vmae-embed extract VIDEOS -o "):
         Library.open(path)
@@ -314,9 +314,9 @@ def test_columns_that_cannot_be_carried_are_refused_and_none_is_taken(library):
     library.carry_columns({"n": "int64"})
     before = files(library.path), (library.path / "library.json").read_bytes()
     for name in ("clip_id", "embedding", "fps", "fingerprint"):
-        with refused(rf"^manifest column '{name}': every library has a column of that name; rename yours$", UsageError):
+        with refused(rf"^column '{name}': every library has a column of that name; rename yours$", UsageError):
             library.carry_columns({"new": "string", name: "string"})
-    with refused("^manifest column 'n' is string, but this library carries it as int64$", UsageError):
+    with refused("^column 'n' is string, but this library carries it as int64$", UsageError):
         library.carry_columns({"new": "string", "n": "string"})
     library.carry_columns({"n": "int64"})
     library.carry_columns({})
@@ -616,6 +616,19 @@ def test_a_unit_is_complete_only_once_its_failures_are_there(library, monkeypatc
     assert renamed == ["failures", "clips"]
 
 
+@pytest.mark.parametrize("stored", ["float32", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_not_finite_are_not_written(tmp_path, stored, value):
+    made = Library.create(tmp_path / "lib", changed(stored=stored))
+    clips = rows(made, video("a.mp4"), video("b.mp4"))
+    numbers = clips["embedding"].to_pylist()
+    numbers[1][3] = numbers[3][0] = value
+    broken = clips.set_column(4, clips.schema.field(4), pa.array(numbers, clips.schema.field(4).type))
+    with refused(r"/lib: the embedding of a\.mp4#t=2\.000,4\.000 and of 1 more is not finite; nothing of its unit"):
+        made.write_unit("u1", broken, [failure("c.mp4")])
+    assert files(made.path) == ["library.json"]
+
+
 # Another encoder
 
 
@@ -659,7 +672,7 @@ def test_other_preprocessing_is_refused_naming_both(library):
     ],
 )
 def test_rows_of_another_kind_are_not_added_but_can_be_compared(library, config, message):
-    with refused(message + ".*; give the same options, or another directory after -o$", IdentityMismatch):
+    with refused(message + ".*; give the same options, or another directory$", IdentityMismatch):
         library.check_continuable(config)
     library.check_comparable(config.encoder, config.preprocessing)
 
@@ -710,9 +723,9 @@ def test_a_truncated_shard_is_reported_and_refused(library, keep):
     shard(library).write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     (problem,) = verify(library)
     assert problem.startswith(f"{shard(library)}: cannot be read (")
-    assert problem.endswith("); delete it and run extract again")
+    assert problem.endswith("); delete it and run extract or import again")
     for read in (library.table, library.held, library.embeddings, library.__len__, lambda: list(library.shards())):
-        with refused(r"/clips/u1\.parquet: cannot be read \(.*\); delete it and run extract again$"):
+        with refused(r"/clips/u1\.parquet: cannot be read \(.*\); delete it and run extract or import again$"):
             read()
 
 
@@ -799,7 +812,7 @@ def test_damaged_rows_are_reported(library, change, problem):
 )
 def test_shards_of_another_kind_are_refused_in_a_line(library, change):
     rewrite(library, change)
-    message = r"/clips/u1\.parquet: column \w+ is .*, not .*; delete it and run extract again$"
+    message = r"/clips/u1\.parquet: column \w+ is .*, not .*; delete it and run extract or import again$"
     with refused(message):
         library.table()
     with refused(message):
@@ -823,7 +836,9 @@ def test_damaged_failures_are_reported_and_refused(library):
         "failures/u1.parquet: column reason is missing, not string",
         "failures/u3.parquet: values are missing in video_id",
     ]
-    with refused(r"/failures/u1\.parquet: column reason is missing, not string; delete it and run extract again$"):
+    with refused(
+        r"/failures/u1\.parquet: column reason is missing, not string; delete it and run extract or import again$"
+    ):
         library.failures()
     (library.path / "failures/u1.parquet").write_bytes(b"PAR1")
     assert len(verify(library)) == 2

@@ -537,7 +537,7 @@ def test_a_library_whose_clips_are_all_gone(tmp_path):
 def test_imported_libraries_are_searched_by_id_and_by_vector(tmp_path):
     spans = [("one", 0, 0), ("folder/two.npy", 0, 0), ("three#t=x", 0, 0)]
     vectors = clustered(3, 8)
-    config = LibraryConfig(identity(8, imported=True), Sampling(), PREPROCESSING, "float32", {}, {})
+    config = LibraryConfig(identity(8, imported=True), None, None, "float32", {}, {})
     library = Library.create(tmp_path / "lib", config)
     timeline = Timeline(np.zeros(1), 100, 30, 64, 48, "h264")
     rows = pa.concat_tables(

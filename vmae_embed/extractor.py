@@ -103,7 +103,14 @@ def load_encoder(
 
 
 def _config_of(library: str | Path) -> LibraryConfig | None:
-    return Library.open(library).config if os.path.exists(os.path.join(library, "library.json")) else None
+    if not os.path.exists(os.path.join(library, "library.json")):
+        return None
+    config = Library.open(library).config
+    if config.imported:
+        raise LibraryError(
+            f"{library} was imported: nobody here knows what made its vectors; extract into another directory"
+        )
+    return config
 
 
 def run(
@@ -152,6 +159,7 @@ def run(
     """
     before = _config_of(library)
     if before is not None:
+        assert before.sampling is not None  # only imported libraries have none
         sampling = sampling or replace(before.sampling, frames=encoder.frames)
         exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
         stored = stored or before.stored

@@ -139,7 +139,7 @@ def _score(hit: Hit, *, with_bar: bool) -> str:
 def _clip(clip: Hit | QueryClip, name: str, folder: Path, score: str) -> str:
     head = f"<div class='what'>{score}<code>{html.escape(name)}</code></div>"
     path, start_s, end_s = clip.path, clip.start_s, clip.end_s
-    if path is None:
+    if not path:  # imported clips may have none
         return f"<div class='clip'><div class='gone'>a vector</div><div>{head}</div></div>"
     try:
         sprite = _sprite(path, start_s, end_s, clip.fingerprint)

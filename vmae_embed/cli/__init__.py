@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -23,6 +24,8 @@ _VERBS = {
     "info": "inspect",
     "verify": "inspect",
     "failures": "inspect",
+    "import": "transfer",
+    "export": "transfer",
     "demo": "demo",
 }
 _SHORT_HELP = {
@@ -33,6 +36,8 @@ _SHORT_HELP = {
     "info": "Say what is in a library and how it was made.",
     "verify": "Check that a library is whole.",
     "failures": "List the videos that gave no clips, and why.",
+    "import": "Take vectors made elsewhere as a library.",
+    "export": "Write a library's embeddings for other tools.",
     "demo": "Show all of it offline, on videos made by code.",
 }
 
@@ -46,7 +51,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"vmae_embed.cli.{_VERBS[cmd_name]}"), cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(importlib.import_module(f"vmae_embed.cli.{_VERBS[cmd_name]}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -88,7 +94,8 @@ def _run(arguments: list[str] | None) -> int:
         return EXIT_MISUSED
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "vmae-embed"
-        _complain(f"{error.format_message()} (see `{command} --help`)")
+        message = " ".join(error.format_message().split())  # click lists choices in lines of their own
+        _complain(f"{message} (see `{command} --help`)")
         return EXIT_MISUSED
     except click.ClickException as error:
         _complain(error.format_message())

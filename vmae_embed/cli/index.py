@@ -31,6 +31,19 @@ class Bytes(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2]])
 
 
+class Part(click.ParamType[tuple[int, int]]):
+    """One of several parts, ``2/8``."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return which of how many."""
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+        if match is None:
+            self.fail(f"{value!r}: give which of how many, such as 2/8", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 @click.command()
 @library_argument
 @click.option(
@@ -52,10 +65,17 @@ class Bytes(click.ParamType[int]):
 @click.option("--train-size", type=int, metavar="N", help="Clips to train on. [default: 64 a cell]")
 @click.option("--seed", type=int, metavar="N", help="Of sampling and clustering. [default: as before; else 0]")
 @click.option("--gpu", is_flag=True, help="Cluster on a GPU, where FAISS has one.")
+@click.option(
+    "--part",
+    type=Part(),
+    metavar="I/N",
+    help="Build one of N parts, each on a machine; the last to finish merges them.",
+)
 @click.option("--rebuild", is_flag=True, help="Build it anew though it could follow.")
 def index(
     library: str,
     gpu: bool,
+    part: tuple[int, int] | None,
     rebuild: bool,
     **asked: Any,
 ) -> None:
@@ -82,7 +102,14 @@ def index(
         say(f"--gpu: {reason}; going on without one")
         gpu = False
     with StageProgress() as progress:
-        made = Index.update(opened, spec if given else None, rebuild=rebuild, gpu=gpu, observe=progress)
+        if part is not None:
+            merged = Index.build_part(opened, *part, IndexSpec(**given), gpu=gpu, observe=progress)
+            if merged is None:
+                say(f"{library}: part {part[0]} of {part[1]} is there; the last to finish merges them")
+                return
+            made = merged
+        else:
+            made = Index.update(opened, spec if given else None, rebuild=rebuild, gpu=gpu, observe=progress)
     built = Index(opened, opened.index_path)
     say(f"{library}: {describe_made(made)}{describe(built)}")
     if shortfall := describe_shortfall(built):

@@ -39,13 +39,13 @@ def info(library: str, output_format: str) -> None:
         "checkpoint": config.encoder["checkpoint"],
         "revision": config.encoder.get("revision"),
         "weights sha256": config.encoder["weights_sha256"],
-        "licence of the weights": _licence(str(config.encoder["checkpoint"])),
+        "licence of the weights": None if config.imported else _licence(str(config.encoder["checkpoint"])),
         "pooling": config.encoder["pooling"],
         "norm": config.encoder["norm"],
         "precision": config.encoder["precision"],
-        "pixels": "exact" if config.exact_pixels else "fast",
+        "pixels": None if config.imported else "exact" if config.exact_pixels else "fast",
         "embedding": f"{config.encoder['width']} x {config.stored}",
-        "sampling": str(config.sampling),
+        "sampling": config.sampling and str(config.sampling),
         "carried columns": dict(config.columns),
         "index": indexed,
         "first clip": next(iter(opened.column("clip_id")), None),
@@ -66,6 +66,9 @@ def _describe_run(run: Mapping[str, Any]) -> str:
     if run.get("ended") is None:
         return f"{run.get('started')}, killed or still running"
     shares = {str(name): float(share) for name, share in dict(run.get("shares") or {}).items()}
+    if "imported" in run:
+        what = f"{run.get('clips')} clips imported from {run['imported']} in {run.get('seconds')} s"
+        return f"{run.get('started')}, {str(run['ended'])[:100]}; {what}"
     parts = [
         f"{run.get('started')}, {str(run['ended'])[:100]}",
         f"{run.get('videos')} videos, {run.get('clips')} clips in {run.get('seconds')} s",

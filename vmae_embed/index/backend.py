@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vmae_embed.errors import SearchIndexError
+
+Knn: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.int64]]
 
 # All own the module `faiss`, and overwrite each other's files.
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
@@ -40,6 +46,20 @@ def why_no_gpu() -> str | None:
     if not faiss.get_num_gpus():
         return "FAISS sees no GPU"
     return None
+
+
+def gpu_knn(metric: str) -> Knn:
+    """Search on a GPU: takes ``(Q, D)`` and ``(N, D)`` float32 and K, gives the rows ``(Q, K)`` of the nearest."""
+    faiss = import_faiss()
+    resources = faiss.StandardGpuResources()
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+
+    def knn(queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        _, rows = faiss.knn_gpu(resources, queries, vectors, k, metric=kind)
+        found: NDArray[np.int64] = rows
+        return found
+
+    return knn
 
 
 def _is_installed(wheel: str) -> bool:

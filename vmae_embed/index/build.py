@@ -17,7 +17,17 @@ from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
 from vmae_embed.index.ann import Effort, remove
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.choose import Chosen, Rows, add_rows, choose, tune
-from vmae_embed.index.generation import CLIPS, FAISS, UNITS, UNITS_SCHEMA, Draft, read_about, read_arrow
+from vmae_embed.index.generation import (
+    CLIPS,
+    FAISS,
+    UNITS,
+    UNITS_SCHEMA,
+    Draft,
+    commit,
+    next_folder,
+    read_about,
+    read_arrow,
+)
 from vmae_embed.index.rows import (
     Observer,
     Signatures,
@@ -85,15 +95,15 @@ def build(
             f"{library.path}: holds no clips to index; `vmae-embed failures {library.path}` says why"
         )
     plan_layouts(spec, count, library.width)  # what cannot be had is told before anything is written
-    with _drafting(library, folder) as draft:
+    with drafting(library, next_folder(folder)) as draft:
         units: list[UnitRows] = []
         clips = append_units(draft, library, signatures, spec.metric, units, observe)
-        rows = _write_rows(draft, library, [], units, clips)
+        rows = write_rows(draft, library, [], units, clips)
         if not len(rows.live):
             raise SearchIndexError(f"{library.path}: its shards changed while they were read; run it again")
         chosen = choose(rows, spec, gpu=gpu, observe=observe)
         made = Made("retrained" if why else "built", why, len(rows.live), 0, time.monotonic() - begun)
-        _commit(draft, library, spec, chosen, units, made, 0, None)
+        commit_chosen(folder, draft, library, spec, chosen, units, made)
     return made
 
 
@@ -155,10 +165,10 @@ def _follow(
     before = folder / str(about["folder"])
     held = units_of(read_arrow(before / UNITS))
     gone = rows_of([unit for unit in held if unit not in kept])
-    with _drafting(library, folder, after=about) as draft:
+    with drafting(library, next_folder(folder), after=(before, int(about["rows"]))) as draft:
         first, appended = draft.rows, list[UnitRows]()
         clips = append_units(draft, library, new, spec.metric, appended, observe)
-        rows = _write_rows(draft, library, kept, appended, chain([_old_clips(before, library)], clips))
+        rows = write_rows(draft, library, kept, appended, chain([_old_clips(before, library)], clips))
         added = np.arange(first, draft.rows)
         chosen = _read_chosen(about, before)
         if chosen.index is not None:
@@ -170,13 +180,15 @@ def _follow(
         )
         if is_retuned:
             keep = about["spec"] == spec.to_dict()
-            chosen, changed = tune(chosen, rows, spec, keep=keep, observe=observe), 0
+            chosen, changed = tune(chosen, rows, spec, keep=keep, gpu=gpu, observe=observe), 0
         why = _fallen_short(about, spec, chosen, len(rows.live)) if is_retuned else ""
         if not why:
             how = "updated" if len(added) or len(gone) else "retuned"
             made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
-            _commit(draft, library, spec, chosen, kept + appended, made, changed, about["trained"])
+            units = kept + appended
+            commit_chosen(folder, draft, library, spec, chosen, units, made, changed=changed, trained=about["trained"])
             return made
+        draft.abandon()
     return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
 
 
@@ -196,15 +208,17 @@ def _fallen_short(about: dict[str, Any], spec: IndexSpec, chosen: Chosen, count:
 
 
 @contextlib.contextmanager
-def _drafting(library: Library, folder: Path, *, after: dict[str, Any] | None = None) -> Iterator[Draft]:
+def drafting(library: Library, folder: Path, *, after: tuple[Path, int] | None = None) -> Iterator[Draft]:
+    """A draft that is cleared away unless it is finished; a full disk or a read-only one is a LibraryError."""
     try:
         draft = Draft(folder, library.width, library.config.stored, after=after)
         try:
             yield draft
-        finally:
-            draft.close()
+        except BaseException:
+            draft.abandon()
+            raise
     except OSError as error:
-        raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise LibraryError(f"{folder.parent}: cannot be written ({error.strerror or error})") from error
 
 
 def _old_clips(before: Path, library: Library) -> pa.Table:
@@ -213,10 +227,18 @@ def _old_clips(before: Path, library: Library) -> pa.Table:
     return clips.select(schema.names)
 
 
-def _write_rows(
+def write_rows(
     draft: Draft, library: Library, kept: list[UnitRows], appended: list[UnitRows], clips: Iterable[pa.Table]
 ) -> Rows:
-    """Write clips and units; ``appended`` fills while the clips come."""
+    """Write the clips and units of a draft, whose vectors come with the clips.
+
+    Args:
+        draft: to write to.
+        library: whose clips they are.
+        kept: units whose rows it holds already.
+        appended: the others; the list fills while the clips come.
+        clips: all, in the order of the rows.
+    """
     draft.write_table(CLIPS, clips, clips_schema(library))
     units = kept + appended
     draft.write_table(UNITS, [units_table(units)], UNITS_SCHEMA)
@@ -236,21 +258,38 @@ def _read_chosen(about: dict[str, Any], before: Path) -> Chosen:
     )
 
 
-def _commit(
+def commit_chosen(
+    folder: Path,
     draft: Draft,
     library: Library,
     spec: IndexSpec,
     chosen: Chosen,
     units: list[UnitRows],
     made: Made,
-    changed: int,
-    trained: dict[str, Any] | None,
+    *,
+    changed: int = 0,
+    trained: dict[str, Any] | None = None,
 ) -> None:
+    """Make a draft the state that counts.
+
+    Args:
+        folder: of the index.
+        draft: with vectors, clips and units written.
+        library: that it is of.
+        spec: what was asked for.
+        chosen: what was chosen and measured.
+        units: that it holds.
+        made: what was done.
+        changed: clips added and removed since recall was measured.
+        trained: what was said when it was trained; None: it has just been.
+    """
     live = sum(unit.rows for unit in units)
     held = float(library.width * np.dtype(library.config.stored).itemsize)
     if chosen.index is not None:
         held = draft.write_faiss(chosen.index) / max(live, 1)
-    draft.commit(
+    commit(
+        folder,
+        draft,
         {
             "state": library.state({unit.unit: unit.signature for unit in sorted(units, key=lambda unit: unit.unit)}),
             "spec": spec.to_dict(),
@@ -264,5 +303,5 @@ def _commit(
             "trained": trained or {"clips": live, "recall": chosen.measured.recall, "seconds": made.seconds},
             "changed": changed,
             "made": asdict(made),
-        }
+        },
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.index.ann import Effort, add, search
+from vmae_embed.index.backend import gpu_knn
 from vmae_embed.index.rows import Observer
 from vmae_embed.index.similarity import exact_search
 from vmae_embed.index.spec import IndexSpec, Layout, plan_layouts
@@ -96,18 +97,26 @@ def _trained(layout: Layout, rows: Rows, spec: IndexSpec, *, gpu: bool, observe:
     chosen = np.sort(rng.permutation(rows.live)[: training_size(layout, spec.train_size)])
     index = train(layout, np.asarray(rows.vectors[chosen], dtype=np.float32), spec.metric, spec.seed, gpu=gpu)
     add_rows(index, rows.vectors, rows.live, observe)
-    return tune(Chosen(index, layout.factory, None, Measured(0, 0, 0), {}), rows, spec, observe=observe)
+    return tune(Chosen(index, layout.factory, None, Measured(0, 0, 0), {}), rows, spec, gpu=gpu, observe=observe)
 
 
 def add_rows(index: Any, vectors: NDArray[Any], rows: NDArray[np.int64], observe: Observer | None = None) -> None:
-    """Add rows to an index of FAISS, block by block."""
+    """Add rows of vectors to an index of FAISS, block by block."""
     for start in range(0, len(rows), _BLOCK):
         if observe is not None:
             observe("adding vectors", start, len(rows))
         add(index, vectors, rows[start : start + _BLOCK])
 
 
-def tune(chosen: Chosen, rows: Rows, spec: IndexSpec, *, keep: bool = False, observe: Observer | None = None) -> Chosen:
+def tune(
+    chosen: Chosen,
+    rows: Rows,
+    spec: IndexSpec,
+    *,
+    keep: bool = False,
+    gpu: bool = False,
+    observe: Observer | None = None,
+) -> Chosen:
     """Find the least effort with which an index reaches its recall, and measure it.
 
     Args:
@@ -115,11 +124,13 @@ def tune(chosen: Chosen, rows: Rows, spec: IndexSpec, *, keep: bool = False, obs
         rows: that the index holds.
         spec: what is asked for.
         keep: stay with the present effort where that still reaches it.
+        gpu: find the true nearest on a GPU.
         observe: is told of it.
     """
     if observe is not None:
         observe("measuring recall", 0, 1)
-    trial = Trial(chosen.index, rows.vectors, rows.live, rows.videos, spec.metric, spec.at, spec.seed)
+    knn = gpu_knn(spec.metric) if gpu else None
+    trial = Trial(chosen.index, rows.vectors, rows.live, rows.videos, spec.metric, spec.at, spec.seed, knn)
     effort, measured = chosen.effort, None
     if keep and effort is not None:
         measured = trial.measure(effort)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError
+from vmae_embed.errors import LibraryError, LibraryLocked
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.library import write_atomically
 
@@ -66,8 +66,12 @@ def read_arrow(path: Path) -> pa.Table:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing an index; readers go on.
+def writing(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from changing what is in a folder; readers go on.
+
+    Args:
+        folder: of an index, or of its parts; made if missing.
+        wait: until no other process does.
 
     Raises:
         LibraryLocked: another process is changing it.
@@ -80,7 +84,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise LibraryLocked(f"{folder}: another process is indexing; wait for it or stop it") from None
         yield
@@ -89,35 +93,29 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class Draft:
-    """The next state of an index, while it is made: nobody sees it before `commit`.
+    """The files of a state of an index, while they are made.
 
     Attributes:
-        folder: of its files.
-        rows: vectors that it holds.
+        folder: of the files.
+        rows: vectors that they hold.
     """
 
-    def __init__(self, index_folder: Path, width: int, stored: str, *, after: Mapping[str, Any] | None = None) -> None:
-        """Begin it, from nothing or after a state whose vectors it goes on with.
+    def __init__(self, folder: Path, width: int, stored: str, *, after: tuple[Path, int] | None = None) -> None:
+        """Begin it, from nothing or with the vectors of another state.
 
         Args:
-            index_folder: of the library.
+            folder: to be made.
             width: D.
             stored: type of the vectors.
-            after: what ``index.json`` says of that state.
+            after: folder and rows of the other state.
         """
-        self._index_folder = index_folder
-        current = _folder_of(index_folder)
-        for leftover in index_folder.iterdir():
-            if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
-                shutil.rmtree(leftover)
-        self.folder = index_folder / f"{int(current or 0) + 1:06}"
-        self.folder.mkdir()
-        self._path = self.folder / VECTORS
+        folder.mkdir()
+        self.folder, self.rows = folder, 0
+        self._path = folder / VECTORS
         self._width, self._dtype = width, np.dtype(stored)
-        self.rows = 0
         if after is not None:
-            _share(index_folder / str(after["folder"]) / VECTORS, self._path)
-            self.rows = int(after["rows"])
+            _share(after[0] / VECTORS, self._path)
+            self.rows = after[1]
         self._file = self._path.open("r+b" if after is not None else "w+b")
         self._write_header()
         # What a killed run appended does not count.
@@ -149,26 +147,18 @@ class Draft:
             raise OSError(f"FAISS: {error}") from error
         return (self.folder / FAISS).stat().st_size
 
-    def commit(self, about: Mapping[str, Any]) -> None:
-        """Make it the state that counts, and clear the one before away."""
-        self.vectors()
+    def finish(self) -> None:
+        """Bring it all to the disk."""
+        self._write_header()
         self._file.close()
         for path in self.folder.iterdir():
             _sync(path)
         _sync(self.folder)
-        before = _folder_of(self._index_folder)
-        content = {"format": FORMAT, "folder": self.folder.name, "rows": self.rows, **about}
-        write_atomically(self._index_folder / ABOUT, partial(_write_json, content))
-        if before is not None and before != self.folder.name:
-            shutil.rmtree(self._index_folder / before, ignore_errors=True)
-        for name in (VECTORS, CLIPS, FAISS):  # where the first format had them
-            (self._index_folder / name).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Clear it away, unless it was committed: the state before stays."""
+    def abandon(self) -> None:
+        """Clear it away."""
         self._file.close()
-        if _folder_of(self._index_folder) != self.folder.name:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_header(self) -> None:
         self._file.seek(0)
@@ -177,6 +167,27 @@ class Draft:
         header = {"descr": descr, "fortran_order": False, "shape": (self.rows, self._width)}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._file.flush()
+
+
+def next_folder(index_folder: Path) -> Path:
+    """Where the next state goes; what killed runs left is cleared away."""
+    current = _folder_of(index_folder)
+    for leftover in index_folder.iterdir():
+        if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
+            shutil.rmtree(leftover)
+    return index_folder / f"{int(current or 0) + 1:06}"
+
+
+def commit(index_folder: Path, draft: Draft, about: Mapping[str, Any]) -> None:
+    """Make a draft the state that counts, and clear the one before away."""
+    draft.finish()
+    before = _folder_of(index_folder)
+    content = {"format": FORMAT, "folder": draft.folder.name, "rows": draft.rows, **about}
+    write_atomically(index_folder / ABOUT, partial(write_json, content))
+    if before is not None:
+        shutil.rmtree(index_folder / before, ignore_errors=True)
+    for name in (VECTORS, CLIPS, FAISS):  # where the first format had them
+        (index_folder / name).unlink(missing_ok=True)
 
 
 def _folder_of(index_folder: Path) -> str | None:
@@ -202,11 +213,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_json(content: Mapping[str, Any], file: BinaryIO) -> None:
+def write_json(content: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write JSON; for `write_atomically`."""
     file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def refuse(folder: Path, library: Path, error: Exception) -> SearchIndexError:
-    """Say that an index cannot be read, and what to do."""
-    detail = " ".join(str(error).split())[:200]
-    return SearchIndexError(f"{folder}: cannot be read ({detail}); run `vmae-embed index {library} --rebuild`")

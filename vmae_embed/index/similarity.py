@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vmae_embed.index.backend import Knn
+
 _BLOCK = 16384
 _QUERIES = 1024
+_KNN_BLOCK = 262_144
+_ROOM = 32
 
 
 def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -71,6 +75,7 @@ def exact_search(
     k: int,
     metric: str = "cosine",
     rows: NDArray[np.int64] | None = None,
+    knn: Knn | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compare every vector with every query, block by block.
 
@@ -82,6 +87,7 @@ def exact_search(
         k: neighbours.
         metric: one of `vmae_embed.index.spec.METRICS`.
         rows: ascending; those that may be found. None for all.
+        knn: makes the float32 products elsewhere; see `vmae_embed.index.backend.gpu_knn`.
 
     Returns:
         Scores and rows, each ``(Q, min(k, rows))``, best first; equal scores in the order of the rows.
@@ -92,7 +98,12 @@ def exact_search(
     asked = normalise(queries) if metric == "cosine" else queries
     for start in range(0, len(queries) if k else 0, _QUERIES):
         few = slice(start, start + _QUERIES)
-        for i, near in enumerate(_nearby(vectors, _float32(asked[few]), k, metric, rows), start):
+        nearby = (
+            _nearby(vectors, _float32(asked[few]), k, metric, rows)
+            if knn is None
+            else _nearby_by(knn, vectors, _float32(asked[few]), k, rows)
+        )
+        for i, near in enumerate(nearby, start):
             scores[i], found[i] = rank(queries[i], vectors, near, k, metric)
     return scores, found
 
@@ -124,6 +135,18 @@ def _nearby(
     query, found, _ = _still_near(kept, best.min(axis=1) - 2 * slack)
     order = np.argsort(query, kind="stable")
     yield from np.split(found[order], np.cumsum(np.bincount(query, minlength=len(queries)))[:-1])
+
+
+def _nearby_by(
+    knn: Knn, vectors: NDArray[Any], queries: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """The same, ``(Q, more than K)``, with some room for what float32 cannot tell apart."""
+    count = len(vectors) if rows is None else len(rows)
+    found = []
+    for start in range(0, count, _KNN_BLOCK):
+        numbers = np.arange(start, min(start + _KNN_BLOCK, count)) if rows is None else rows[start : start + _KNN_BLOCK]
+        found.append(numbers[knn(queries, _float32(vectors[numbers]), min(2 * k + _ROOM, len(numbers)))])
+    return np.sort(np.hstack(found), axis=1)
 
 
 def _still_near(

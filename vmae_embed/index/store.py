@@ -16,6 +16,7 @@ from vmae_embed.index.ann import Effort, search
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.build import Made, bring_up_to_date, build
 from vmae_embed.index.generation import CLIPS, FAISS, UNITS, VECTORS, map_vectors, read_about, read_arrow, writing
+from vmae_embed.index.parts import build_part
 from vmae_embed.index.rows import Observer, prepare, read_unit, rows_of, units_of
 from vmae_embed.index.similarity import exact_search
 from vmae_embed.index.spec import IndexSpec
@@ -134,6 +135,36 @@ class Index:
                 # Fewer clips than what was asked for once needs.
                 possible = IndexSpec(target_recall=asked.target_recall, at=asked.at, metric=asked.metric)
                 return make(library, place, possible, gpu=gpu, observe=observe)
+
+    @classmethod
+    def build_part(
+        cls,
+        library: Library,
+        number: int,
+        of: int,
+        spec: IndexSpec | None = None,
+        *,
+        gpu: bool = False,
+        observe: Observer | None = None,
+    ) -> Made | None:
+        """Build one part of a library's index, on one of several machines; the last to finish merges them.
+
+        Args:
+            library: to index.
+            number: of this part, from 1.
+            of: how many there are.
+            spec: what is asked of the index, the same for all parts; None for the defaults.
+            gpu: cluster and measure on a GPU.
+            observe: is told what is being done, how much of it is done, and how much there is.
+
+        Returns:
+            What the merge made; None while other parts are missing.
+
+        Raises:
+            UsageError: no such part, parts of another plan are there, or the clips are too few for parts.
+            SearchIndexError, LibraryError: as `build` does.
+        """
+        return build_part(library, library.index_path, spec or IndexSpec(), number, of, gpu=gpu, observe=observe)
 
     @classmethod
     def open(cls, library: Library) -> Index:

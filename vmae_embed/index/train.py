@@ -52,6 +52,32 @@ def train(layout: Layout, sample: NDArray[np.float32], metric: str, seed: int = 
     return index
 
 
+def unpack(index: Any) -> Any:
+    """Give an index whose parts FAISS can merge: merging packed codes (FastScan) corrupts memory in FAISS 1.15.
+
+    Args:
+        index: of FAISS, trained and empty; it must outlive the other.
+    """
+    faiss = import_faiss()
+    if not isinstance(index, faiss.IndexIVFPQFastScan):
+        return index
+    plain = faiss.IndexIVFPQ(index.quantizer, index.d, index.nlist, index.pq.M, index.pq.nbits, index.metric_type)
+    plain.own_fields = False
+    plain.by_residual, plain.pq, plain.is_trained = index.by_residual, index.pq, True
+    return plain
+
+
+def pack(index: Any, factory: str) -> Any:
+    """Give the index back that `unpack` was given, with what has been added."""
+    faiss = import_faiss()
+    if not factory.endswith(("x4fs", "x4fsr")):
+        return index
+    packed = faiss.IndexIVFPQFastScan(index)
+    # The centroids stay where they are, in an index of their own.
+    index.own_fields, packed.own_fields = False, True
+    return packed
+
+
 def _cluster(
     faiss: Any, sample: NDArray[np.float32], nlist: int, metric: str, seed: int, *, gpu: bool
 ) -> NDArray[np.float32]:

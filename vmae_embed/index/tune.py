@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.index.ann import Effort, candidates
+from vmae_embed.index.backend import Knn
 from vmae_embed.index.similarity import exact_search, normalise
 
 _QUERIES = 1000
@@ -57,6 +58,7 @@ class Trial:
         metric: str,
         at: int,
         seed: int,
+        knn: Knn | None = None,
     ) -> None:
         """Choose the videos and find the true answers.
 
@@ -68,6 +70,7 @@ class Trial:
             metric: one of `vmae_embed.index.spec.METRICS`.
             at: nearest that count.
             seed: of the choice.
+            knn: as `vmae_embed.index.similarity.exact_search` takes it.
         """
         self._index = index
         held_out = _hold_out(live, videos, seed)
@@ -77,7 +80,7 @@ class Trial:
         asked = np.asarray(vectors[self.queries], dtype=np.float32)
         self._asked = np.ascontiguousarray(normalise(asked) if metric == "cosine" else asked, dtype=np.float32)
         # As many again, for those that are as near as the last that counts.
-        scores, rows = exact_search(vectors, asked, 2 * self._at, metric, self._rest)
+        scores, rows = exact_search(vectors, asked, 2 * self._at, metric, self._rest, knn)
         self._truth = np.where(scores >= scores[:, self._at - 1 : self._at], rows, -1)
         self._found: dict[int, NDArray[np.int64]] = {}
 

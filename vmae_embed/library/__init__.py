@@ -1,9 +1,21 @@
 """The library on disk: ``library.json``, shards of clips and of failures, always whole."""
 
 from vmae_embed.library.config import LibraryConfig
-from vmae_embed.library.files import write_atomically
-from vmae_embed.library.shards import STORED, clip_rows, to_matrix
+from vmae_embed.library.files import sync_directory, temporary_name, write_atomically
+from vmae_embed.library.shards import RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
 from vmae_embed.library.verify import verify
 
-__all__ = ["STORED", "Held", "Library", "LibraryConfig", "clip_rows", "to_matrix", "verify", "write_atomically"]
+__all__ = [
+    "RESERVED",
+    "STORED",
+    "Held",
+    "Library",
+    "LibraryConfig",
+    "clip_rows",
+    "sync_directory",
+    "temporary_name",
+    "to_matrix",
+    "verify",
+    "write_atomically",
+]

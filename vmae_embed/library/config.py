@@ -24,8 +24,8 @@ class LibraryConfig:
 
     Attributes:
         encoder: identity of the encoder, as `vmae_embed.encoder.Encoder.identity` gives it.
-        sampling: how videos were cut into clips.
-        preprocessing: the checkpoint's.
+        sampling: how videos were cut into clips; None of an imported library.
+        preprocessing: the checkpoint's; None of an imported library.
         stored: type of the stored embeddings, ``float32`` or ``float16``.
         columns: carried columns and their types.
         versions: of the packages that made it.
@@ -34,21 +34,26 @@ class LibraryConfig:
     """
 
     encoder: Mapping[str, Any]
-    sampling: Sampling
-    preprocessing: Preprocessing
+    sampling: Sampling | None
+    preprocessing: Preprocessing | None
     stored: str
     columns: Mapping[str, str]
     versions: Mapping[str, str]
     exact_pixels: bool = False
     runs: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def imported(self) -> bool:
+        """Whether its embeddings were made elsewhere: nothing is known of an encoder, of sampling, of pixels."""
+        return _is_imported(self.encoder)
+
     def to_json(self) -> bytes:
         """Return the bytes of ``library.json``."""
         fields = {
             "format": FORMAT,
             "encoder": dict(self.encoder),
-            "sampling": self.sampling.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
+            "sampling": self.sampling and self.sampling.to_dict(),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "stored": self.stored,
             "columns": dict(self.columns),
             "versions": dict(self.versions),
@@ -63,10 +68,13 @@ class LibraryConfig:
         fields = json.loads(data)
         if fields["format"] != FORMAT:
             raise ValueError(f"format {fields['format']}; this version reads format {FORMAT}")
+        imported = _is_imported(fields["encoder"])
+        if imported and (fields["sampling"] is not None or fields["preprocessing"] is not None):
+            raise ValueError("imported vectors, and yet a sampling or preprocessing")
         config = cls(
             encoder=fields["encoder"],
-            sampling=Sampling.from_dict(fields["sampling"]),
-            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
+            sampling=None if imported else Sampling.from_dict(fields["sampling"]),
+            preprocessing=None if imported else Preprocessing.from_dict(fields["preprocessing"]),
             stored=fields["stored"],
             columns=fields["columns"],
             versions=fields["versions"],
@@ -85,13 +93,16 @@ class LibraryConfig:
             raise ValueError("runs that are none")
         return config
 
-    def check_comparable(self, name: str, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+    def check_comparable(self, name: str, encoder: Mapping[str, Any], preprocessing: Preprocessing | None) -> None:
         """Refuse an encoder whose embeddings cannot be compared with this one's, of the library ``name``.
 
         Raises:
             IdentityMismatch: naming both.
         """
         ours = self.encoder
+        if self.imported or _is_imported(encoder):
+            _check_imported(name, ours, encoder)
+            return
         for key in _COMPARABLE:
             if encoder[key] != ours[key]:
                 raise IdentityMismatch(
@@ -99,9 +110,8 @@ class LibraryConfig:
                     f"their {key} differ; embeddings of one cannot be compared with those of the other"
                 )
         if preprocessing != self.preprocessing:
-            raise IdentityMismatch(
-                f"{name} was made with preprocessing {self.preprocessing.to_dict()}, this is {preprocessing.to_dict()}"
-            )
+            before, now = (one and one.to_dict() for one in (self.preprocessing, preprocessing))
+            raise IdentityMismatch(f"{name} was made with preprocessing {before}, this is {now}")
 
     def check_continuable(self, name: str, config: LibraryConfig) -> None:
         """Refuse to add rows that another configuration would make, to the library ``name``.
@@ -120,12 +130,34 @@ class LibraryConfig:
             if before != now:
                 raise IdentityMismatch(
                     f"{name} was made with {what} '{before}', this run asks for '{now}'; "
-                    "give the same options, or another directory after -o"
+                    "give the same options, or another directory"
                 )
 
 
 def _pixels(config: LibraryConfig) -> str:
     return "exact" if config.exact_pixels else "fast"
+
+
+def _is_imported(encoder: Mapping[str, Any]) -> bool:
+    return encoder.get("imported") is True
+
+
+def _check_imported(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    if not _is_imported(theirs):
+        raise IdentityMismatch(
+            f"{name} was imported: nobody here knows what made its vectors, so that no encoder's can be compared with "
+            "them; search it by a clip id or a .npy file, or give another library"
+        )
+    if not _is_imported(ours):
+        raise IdentityMismatch(
+            f"{name} was extracted with {_describe(ours)}: vectors made elsewhere cannot be compared with its "
+            "embeddings; import them into a directory of their own"
+        )
+    for what, key in {"vectors of width": "width", "vectors named (--name)": "checkpoint"}.items():
+        if ours.get(key) != theirs.get(key):
+            raise IdentityMismatch(
+                f"{name} holds {what} {ours.get(key)}, these are {theirs.get(key)}; give another directory"
+            )
 
 
 def _describe(encoder: Mapping[str, Any]) -> str:

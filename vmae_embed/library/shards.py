@@ -138,7 +138,7 @@ def read_shard(
             if schema is None:
                 return file.read()
             if wrong := misfits(file.schema_arrow, schema, optional):
-                raise LibraryError(f"{path}: {wrong[0]}; delete it and run extract again")
+                raise LibraryError(f"{path}: {wrong[0]}; delete it and run extract or import again")
             return file.read([name for name in schema.names if name in file.schema_arrow.names])
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8
         raise _unreadable(path, error) from error
@@ -195,7 +195,7 @@ def count_rows(path: Path) -> int:
 
 def _unreadable(path: Path, error: Exception) -> LibraryError:
     detail = " ".join(str(error).split())[:200]
-    return LibraryError(f"{path}: cannot be read ({detail}); delete it and run extract again")
+    return LibraryError(f"{path}: cannot be read ({detail}); delete it and run extract or import again")
 
 
 def to_matrix(embeddings: pa.ChunkedArray, width: int) -> NDArray[np.float32]:

@@ -93,7 +93,7 @@ class Library:
             LibraryError: there is something else in the directory, or it cannot be written to.
         """
         library = cls(Path(path), config)
-        library._require_own_place()
+        library.require_own_place()
         library._write_config()
         return library
 
@@ -109,7 +109,7 @@ class Library:
         """
         library = cls(Path(path), config)
         if not os.path.exists(library.path / "library.json"):
-            library._require_own_place()
+            library.require_own_place()
             try:
                 library.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -120,11 +120,16 @@ class Library:
                 library.config = cls.open(path).config
                 library.check_continuable(config)
             else:
-                library._require_own_place()
+                library.require_own_place()
                 library._write_config()
             yield library
 
-    def _require_own_place(self) -> None:
+    def require_own_place(self) -> None:
+        """Refuse a place where no library can be made.
+
+        Raises:
+            LibraryError: it is no directory, cannot be read, or there is something else in it.
+        """
         # All that a run killed while it made a library leaves; the new one's overwrites it.
         leftover = temporary_name(self.path / "library.json").name
         try:
@@ -132,11 +137,11 @@ class Library:
         except FileNotFoundError:
             return
         except NotADirectoryError:
-            raise LibraryError(f"{self.path}: a file, not a directory; give another name after -o") from None
+            raise LibraryError(f"{self.path}: a file, not a directory; give another name") from None
         except OSError as error:
-            raise LibraryError(f"{self.path}: cannot be read ({error.strerror}); give another name after -o") from error
+            raise LibraryError(f"{self.path}: cannot be read ({error.strerror}); give another name") from error
         if foreign:
-            raise LibraryError(f"{self.path}: not a library, and not empty; give a new directory after -o")
+            raise LibraryError(f"{self.path}: not a library, and not empty; give a new directory")
 
     # What it holds -------------------------------------------------------------------------------
 
@@ -194,16 +199,19 @@ class Library:
                         )
         return videos
 
-    def shards(self, columns: list[str] | None = None, units: list[str] | None = None) -> Iterator[pa.Table]:
+    def shards(
+        self, columns: list[str] | None = None, units: list[str] | None = None, *, check: bool = False
+    ) -> Iterator[pa.Table]:
         """Read the clip rows shard by shard: `table` in pieces, for libraries larger than memory.
 
         Args:
             columns: to read; None for all.
             units: whose; None for all that are complete now.
+            check: verify the checksum of every page.
         """
         schema = pa.schema([field for field in self.schema if columns is None or field.name in columns])
         for unit in self.units() if units is None else units:
-            yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns)
+            yield read_shard(self._clips / f"{unit}.parquet", schema, optional=self.config.columns, check=check)
 
     def signatures(self) -> dict[str, tuple[int, int]]:
         """Size in bytes and time of modification in nanoseconds of each complete unit's shard, by name."""
@@ -297,8 +305,15 @@ class Library:
             failures: its failed videos.
 
         Raises:
-            LibraryError: the disk is full, or the directory cannot be written to.
+            LibraryError: an embedding is not finite, the disk is full, or the directory cannot be written to.
         """
+        finite = np.isfinite(to_matrix(clips["embedding"], self.width)).all(axis=1)
+        if not finite.all():
+            name, others = clips["clip_id"][int(np.argmin(finite))].as_py(), int((~finite).sum()) - 1
+            raise LibraryError(
+                f"{self.path}: the embedding of {name}{f' and of {others:,} more' if others else ''} is not "
+                "finite; nothing of its unit was written"
+            )
         if failures:
             write_shard(self._failures / f"{unit}.parquet", failure_rows(failures))
         write_shard(self._clips / f"{unit}.parquet", clips)
@@ -363,10 +378,10 @@ class Library:
         """
         for name, kind in columns.items():
             if name in RESERVED:
-                raise UsageError(f"manifest column {name!r}: every library has a column of that name; rename yours")
+                raise UsageError(f"column {name!r}: every library has a column of that name; rename yours")
             before = self.config.columns.get(name, kind)
             if before != kind:
-                raise UsageError(f"manifest column {name!r} is {kind}, but this library carries it as {before}")
+                raise UsageError(f"column {name!r} is {kind}, but this library carries it as {before}")
         if set(columns) - set(self.config.columns):
             self.config = replace(self.config, columns={**self.config.columns, **columns})
             self._write_config()
@@ -384,7 +399,7 @@ class Library:
         self.config = replace(self.config, runs=(*others, entry)[-_MOST_RUNS:])
         self._write_config()
 
-    def check_comparable(self, encoder: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+    def check_comparable(self, encoder: Mapping[str, Any], preprocessing: Preprocessing | None) -> None:
         """Refuse an encoder whose embeddings cannot be compared with the library's.
 
         Raises:

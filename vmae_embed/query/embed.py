@@ -51,8 +51,8 @@ class FileEmbedder:
             CheckpointError: it cannot be loaded.
         """
         config = self._library.config
-        sampling = config.sampling
-        if config.encoder.get("imported") or sampling is None:
+        sampling, preprocessing = config.sampling, config.preprocessing
+        if sampling is None or preprocessing is None:
             raise QueryError(
                 f"{name}: cannot be embedded as {self._library.path} was, "
                 "its vectors were imported: search for one of its ids, or a .npy vector"
@@ -65,7 +65,7 @@ class FileEmbedder:
             for batch in decode_clips(
                 path,
                 lambda timeline: plan_spans(timeline, sampling, start_s=start_s, end_s=end_s),
-                cropping(config.preprocessing, exact_pixels=config.exact_pixels),
+                cropping(preprocessing, exact_pixels=config.exact_pixels),
                 decoder=self._decoder,
                 threads=0,
                 on_timeline=lambda _: embedding.begin_anew(),
