@@ -324,12 +324,14 @@ def test_the_first_format_is_replaced(tmp_path):
 
 
 def test_both_faiss_wheels_are_refused(monkeypatch):
+    backend.import_faiss.cache_clear()
     monkeypatch.setattr(backend, "_is_installed", lambda wheel: wheel in ("faiss-cpu", "faiss-gpu"))
     with pytest.raises(SearchIndexError, match="faiss-cpu and faiss-gpu are both installed and overwrite each other"):
         backend.import_faiss()
 
 
 def test_no_faiss_says_how_to_get_it(monkeypatch):
+    backend.import_faiss.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(SearchIndexError, match=r"pip install 'vmae-embed\[cpu\]'"):
         backend.import_faiss()

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import os
 import string
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vmae_embed.decode import Picture, decode_clips
 from vmae_embed.errors import DecodeError, UsageError
-from vmae_embed.records import Hit, QueryClip, fingerprint
-from vmae_embed.sampling import Sampling, plan_spans
+from vmae_embed.previews import FRAMES, player, sprite_of
+from vmae_embed.records import Hit, QueryClip
 
-# Twelve pictures of 160 pixels show a motion in about 60 kB.
-_FRAMES = 12
-_WIDTH = 160
-_QUALITY = 75
 _MOST_QUERIES_SHOWN = 3
 
 # What scores are, by the metric of their index.
@@ -34,9 +21,6 @@ _SCORES = {
     "ip": "inner products",
     "l2": "distances with a minus, 0 at most",
 }
-
-# What browsers play. Others are shown by their strips alone.
-_PLAYABLE = {".mp4", ".m4v", ".mov", ".webm", ".ogv"}
 
 
 def write_report(
@@ -142,70 +126,15 @@ def _clip(clip: Hit | QueryClip, name: str, folder: Path, score: str) -> str:
     if not path:  # imported clips may have none
         return f"<div class='clip'><div class='gone'>a vector</div><div>{head}</div></div>"
     try:
-        sprite = _sprite(path, start_s, end_s, clip.fingerprint)
+        sprite = sprite_of(path, start_s, end_s, clip.fingerprint)
     except DecodeError as error:
         reason = f"<p class='gone'>{html.escape(str(error))}</p>"
         return f"<div class='clip'><div class='gone'>no preview</div><div>{head}{reason}</div></div>"
     seconds = max(end_s - start_s, 0.2)
     shape = f"{sprite.width}/{sprite.height}"
-    style = f"--sprite:url({sprite.uri});--frames:{_FRAMES};--shape:{shape};--seconds:{seconds:.2f}s"
+    style = f"--sprite:url({sprite.uri});--frames:{FRAMES};--shape:{shape};--seconds:{seconds:.2f}s"
     return (
         f"<div class='clip' style='{style}'><div class='film'></div>"
         f"<div>{head}<div class='strip' role='img' aria-label='frames of {html.escape(name, quote=True)}'></div>"
-        f"{_player(path, start_s, end_s, folder)}</div></div>"
+        f"{player(path, start_s, end_s, folder)}</div></div>"
     )
-
-
-def _player(path: str, start_s: float, end_s: float, folder: Path) -> str:
-    if Path(path).suffix.lower() not in _PLAYABLE:
-        return ""
-    inside = Path(path).resolve().is_relative_to(folder)
-    address = (
-        urllib.parse.quote(Path(os.path.relpath(Path(path).resolve(), folder)).as_posix())
-        if inside
-        else Path(path).as_uri()
-    )
-    source = html.escape(f"{address}#t={start_s:.3f},{end_s:.3f}", quote=True)
-    return f"<details><summary>play</summary><video controls muted preload='none' src='{source}'></video></details>"
-
-
-@dataclass(frozen=True, slots=True)
-class _Sprite:
-    """Pictures of a clip side by side: a data URI, and the size of one picture in pixels."""
-
-    uri: str
-    width: int
-    height: int
-
-
-@lru_cache(maxsize=256)
-def _sprite(path: str, start_s: float, end_s: float, embedded: str) -> _Sprite:
-    try:
-        status = os.stat(path)
-    except OSError:
-        raise DecodeError(f"{path} is gone", stage="open") from None
-    if embedded and embedded != fingerprint(status.st_size, status.st_mtime_ns):
-        raise DecodeError(f"{path} has changed since it was extracted; run extract again", stage="open")
-    (batch,) = list(
-        decode_clips(
-            path,
-            lambda timeline: plan_spans(timeline, Sampling(frames=_FRAMES, uniform=True), start_s=start_s, end_s=end_s),
-            _shrink,
-        )
-    )[-1:]
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(batch.frames), axis=1)).save(buffer, "JPEG", quality=_QUALITY)
-    height, width = batch.frames.shape[1:3]
-    return _Sprite("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), width, height)
-
-
-def _shrink(picture: Picture) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    frame = picture.rgb()
-    height, width = frame.shape[:2]
-    # A strip of a picture would make a page-high row.
-    size = (_WIDTH, min(max(round(_WIDTH * height / width), 20), 3 * _WIDTH))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))

@@ -96,6 +96,13 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
+def tell_unmatched(names: Sequence[object], what: str) -> None:
+    """Say on stderr how many there are of what found no partner, and the first three."""
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        say(f"{len(names):,} {what}: {', '.join(str(name) for name in names[:3])}{more}")
+
+
 def count_of(count: int, noun: str, plural: str = "s") -> str:
     """Say how many: ``1 video``, ``2,000 videos``."""
     return f"{count:,} {noun}{'' if count == 1 else plural}"

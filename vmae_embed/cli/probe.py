@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import say
+from vmae_embed.cli.output import tell_unmatched
 from vmae_embed.errors import ProbeError, UsageError
 
 
@@ -55,8 +55,8 @@ def probe(
     matched = read_labels(Path(labels), label=label, group=group).match(
         *(table[n].to_pylist() for n in table.column_names)
     )
-    _tell_unmatched(matched.unmatched_keys, "rows of the labels fit no clip of the library")
-    _tell_unmatched(matched.unlabelled_videos, "videos of the library have no label")
+    tell_unmatched(matched.unmatched_keys, "rows of the labels fit no clip of the library")
+    tell_unmatched(matched.unlabelled_videos, "videos of the library have no label")
     rows = matched.labelled_rows
     if not len(rows):
         raise ProbeError(
@@ -69,12 +69,12 @@ def probe(
     expected = [truth[i] for i in test]
     predicted = [value.item() if hasattr(value, "item") else value for value in fitted.predict(embeddings[test])]
     per_class = per_class_accuracy(expected, predicted)
-    _tell_unmatched(
+    tell_unmatched(
         tuple(sorted({str(truth[i]) for i in test} - {str(truth[i]) for i in train})),
         "classes are tested that the probe was not trained on, for want of groups",
     )
     untested = {str(value) for value in truth} - {str(value) for value in expected}
-    _tell_unmatched(tuple(sorted(untested)), "classes have too few groups to be tested")
+    tell_unmatched(tuple(sorted(untested)), "classes have too few groups to be tested")
     result = {
         "top1": sum(a == b for a, b in zip(expected, predicted, strict=True)) / len(expected),
         "majority_baseline": majority_baseline([truth[i] for i in train], expected),
@@ -97,9 +97,3 @@ def probe(
     click.echo(f"majority baseline   {result['majority_baseline']:.4f}")
     for name, (right, total) in sorted(per_class.items(), key=str):
         click.echo(f"  {name!s:<28}{right / total:.4f}   {right} of {total}")
-
-
-def _tell_unmatched(names: tuple[str, ...], what: str) -> None:
-    if names:
-        more = ", ..." if len(names) > 3 else ""
-        say(f"{len(names):,} {what}: {', '.join(names[:3])}{more}")

@@ -34,10 +34,11 @@ def candidates(
         index: of FAISS.
         queries: ``(Q, D)``; of unit length under cosine.
         count: rows a query.
-        nprobe: cells to visit.
+        nprobe: cells to visit; all if there are fewer.
         among: ascending rows that may be found; None for all.
     """
     faiss = import_faiss()
+    nprobe = min(nprobe, index.nlist)
     chosen: dict[str, Any] = {"nprobe": nprobe}
     if among is not None:
         allowed = np.zeros(int(among[-1]) + 1, dtype=bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ Knn: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArr
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 
 
+@cache
 def import_faiss() -> Any:
     """Import FAISS, once it is clear which one.
 

@@ -57,7 +57,7 @@ class Made:
     """What bringing an index up to date did.
 
     Attributes:
-        how: ``built``, ``retrained``, ``updated``, ``retuned`` or ``unchanged``.
+        how: ``built``, ``retrained``, ``updated``, ``tuned`` or ``unchanged``.
         why: a retraining was needed; else empty.
         added: clips.
         removed: clips.
@@ -175,15 +175,15 @@ def _follow(
             remove(chosen.index, gone)
             add_rows(chosen.index, rows.vectors, added, observe)
         changed = int(about["changed"]) + len(gone) + len(added)
-        is_retuned = chosen.index is not None and (
+        is_measured = chosen.index is not None and (
             changed > _UNMEASURED * len(rows.live) or about["spec"] != spec.to_dict()
         )
-        if is_retuned:
+        if is_measured:
             keep = about["spec"] == spec.to_dict()
             chosen, changed = tune(chosen, rows, spec, keep=keep, gpu=gpu, observe=observe), 0
-        why = _fallen_short(about, spec, chosen, len(rows.live)) if is_retuned else ""
+        why = _fallen_short(about, spec, chosen, len(rows.live)) if is_measured else ""
         if not why:
-            how = "updated" if len(added) or len(gone) else "retuned"
+            how = "updated" if len(added) or len(gone) else "tuned"
             made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
             units = kept + appended
             commit_chosen(folder, draft, library, spec, chosen, units, made, changed=changed, trained=about["trained"])

@@ -225,7 +225,7 @@ def _within_memory(spec: IndexSpec, layouts: Sequence[Layout | None], count: int
     needs = [layout.ram_bytes(count, width) if layout else 4 * count * width for layout in layouts]
     fits = [layout for layout, need in zip(layouts, needs, strict=True) if need <= spec.memory]
     if not fits:
-        name = spec.factory if len(layouts) == 1 else "the smallest index"
+        name = "the smallest index" if spec.factory == "auto" else spec.factory
         raise UsageError(
             f"memory={spec.memory:,} bytes: {name} takes {min(needs):,} for {count:,} vectors of {width} numbers. "
             f"Use --memory {math.ceil(min(needs) / 2**20)}M"

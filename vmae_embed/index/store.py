@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -257,13 +258,13 @@ class Index:
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")
         k = min(k, len(self) if among is None else len(among))
-        effort = effort or self.effort
+        effort = effort or _widened(self.effort, k, self.spec.at)
         if exact or self._ann is None or effort is None or (among is not None and len(among) <= _FEW):
             return exact_search(self._vectors, queries, k, self.metric, self._everything if among is None else among)
         if among is not None:
             # A filter thins the cells out: as many of its clips are to be seen as without it.
             share = len(among) / len(self)
-            effort = Effort(min(int(np.ceil(effort.nprobe / share)), self._ann.nlist), effort.candidates)
+            effort = Effort(math.ceil(effort.nprobe / share), effort.candidates)
         scores = np.empty((len(queries), k), dtype=np.float32)
         rows = np.empty((len(queries), k), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):
@@ -291,3 +292,10 @@ class Index:
             elif not np.array_equal(prepare(matrix, self.metric).astype(self._vectors.dtype), self._vectors[rows]):
                 problems.append(f"index: rows {rows.start} to {rows.stop} hold other vectors than the shard")
         return problems
+
+
+def _widened(effort: Effort | None, k: int, at: int) -> Effort | None:
+    """The effort for more hits than it was tuned for: they lie in more cells."""
+    if effort is None or k <= at:
+        return effort
+    return Effort(math.ceil(effort.nprobe * (k / at) ** 0.5), effort.candidates)
