@@ -199,7 +199,7 @@ def test_the_last_look_is_exact(approximate, monkeypatch):
     hits = search(index, "v00000.mp4#t=0.000,2.000", k=11, group_by="video", include_self=True)
     scores = cosines(vectors, vectors[0])
     assert sorted(hit.score for hit in hits) == pytest.approx(sorted(scores.reshape(10, 300).max(axis=1)), abs=1e-6)
-    assert looks == [(15, False), (60, False), (240, False), (960, False), (3000, True)]
+    assert looks == [(11, False), (44, False), (176, False), (704, False), (2816, False), (3000, True)]
 
 
 def test_dropped_clips_do_not_let_others_in_out_of_turn(tmp_path):

@@ -79,7 +79,7 @@ def test_one_call_of_the_index_answers_a_block(plain, monkeypatch):
     search_index = Index.search
     monkeypatch.setattr(Index, "search", counting)
     ids = index.clips["clip_id"].to_pylist()[:600]
-    assert len(list(search_many(index, ids, k=3))) == 600
+    assert len(list(search_many(index, ids, k=3, include_self=True))) == 600
     assert asked == [256, 256, 88]
 
 

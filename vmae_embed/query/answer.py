@@ -17,8 +17,7 @@ from vmae_embed.query.spans import Span, Times, choose
 from vmae_embed.query.wanted import Wanted
 from vmae_embed.records import Hit, QueryClip, clip_id
 
-# A ranking begins a little deeper than k, as the query itself is dropped from it, and goes on in leaps.
-_DEEPER = 4
+# A ranking begins k deep, as `evaluation` measures it, and goes on in leaps where the query itself is dropped from it.
 _FIRST_WITHOUT_K = 256
 _LEAP = 4
 
@@ -67,7 +66,7 @@ class Searcher:
         answers = [Hits([], one.clips, len(self._among), self._index.metric) for one in asked]
         left = list(range(len(asked))) if len(self._among) else []
         k = self._wanted.k
-        depth = k + _DEEPER if k is not None else _FIRST_WITHOUT_K
+        depth = k if k is not None else _FIRST_WITHOUT_K
         while left:
             depth = min(depth, len(self._among))
             short: list[int] = []
