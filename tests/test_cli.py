@@ -114,6 +114,11 @@ def test_index_builds_then_is_up_to_date(made, run):
     assert "built in " in err
     assert "exact index of 18 clips, cosine: every search compares all of them; a search takes" in err
     assert "up to date: exact index of 18 clips" in run("index", made / "lib")[2]
+    code, _, err = run("index", made / "lib", "--gpu", "--target-recall", "0.9")
+    assert code == 0
+    assert "--gpu: this FAISS is built without GPU code: pip install 'vmae-embed[gpu]' in the place of [cpu]" in err
+    assert "tuned in " in err
+    assert "up to date" in run("index", made / "lib")[2]  # the target is kept
 
 
 @pytest.mark.parametrize("output_format", ["table", "json", "jsonl", "csv"])

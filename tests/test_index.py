@@ -11,7 +11,7 @@ import pytest
 
 from tests.libraries import clustered, make_library
 from vmae_embed.errors import LibraryLocked, SearchIndexError, UsageError
-from vmae_embed.index import Effort, Index, IndexSpec, backend
+from vmae_embed.index import Effort, Index, IndexSpec, backend, similarity
 from vmae_embed.index.generation import writing
 
 
@@ -461,3 +461,39 @@ def test_shards_that_come_while_it_builds_wait_for_the_next(tmp_path, monkeypatc
 
     monkeypatch.setattr(library, "shards", growing)
     assert len(Index.build(library)) == 40
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("rows", [None, np.arange(0, 2000, 3)])
+def test_products_made_elsewhere_give_the_same_answers(metric, rows, monkeypatch):
+    """The path of a GPU, with FAISS's own search on the CPU in its place."""
+    faiss = backend.import_faiss()
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    monkeypatch.setattr(similarity, "_KNN_BLOCK", 300)
+    vectors, queries = np.split(clustered(2050, 32), [2000])
+    if metric == "cosine":
+        vectors = similarity.normalise(vectors).astype(np.float32)
+    asked = []
+
+    def knn(queries, block, k):
+        asked.append(len(block))
+        return faiss.knn(queries, block, k, metric=kind)[1]
+
+    scores, found = similarity.exact_search(vectors, queries, 10, metric, rows, knn)
+    truth_scores, truth = similarity.exact_search(vectors, queries, 10, metric, rows)
+    assert len(asked) == (7 if rows is None else 3)
+    assert np.array_equal(found, truth)
+    assert np.array_equal(scores, truth_scores)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_answers(tmp_path):
+    if backend.why_no_gpu():
+        pytest.skip(backend.why_no_gpu())
+    vectors, queries = np.split(clustered(25_050, 64, clusters=300), [25_000])
+    index = Index.build(make_library(tmp_path / "lib", vectors), gpu=True)
+    assert index.about["factory"].startswith("IVF")
+    assert index.about["recall"]["measured"] >= 0.95
+    truth = exact(vectors, queries, 10)[1]
+    found = index.search(queries, 10)[1]
+    assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(truth, found, strict=True)]) > 0.9

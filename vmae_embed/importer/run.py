@@ -22,7 +22,7 @@ from vmae_embed.importer.ids import Ids
 from vmae_embed.importer.rows import Rows, open_rows
 from vmae_embed.importer.source import Block, Observer, Source, count_rows
 from vmae_embed.importer.vectors import Vectors, open_vectors
-from vmae_embed.library import STORED, Library, LibraryConfig
+from vmae_embed.library import STORED, Library, LibraryConfig, require_own_place
 
 DEFAULT_NAME = "imported"
 
@@ -157,7 +157,7 @@ def _configure(library: str | Path, vectors: Vectors, stored: str | None, name: 
     )
     # Said before gigabytes are read.
     if before is None:
-        Library(Path(library), config).require_own_place()
+        require_own_place(Path(library))
     else:
         before.check_continuable(str(library), config)
     return config

@@ -7,7 +7,6 @@ A folder is never changed once it is named, but for ``vectors.npy``, which is sh
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -20,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.errors import LibraryError, LibraryLocked
+from vmae_embed.errors import LibraryError
 from vmae_embed.index.backend import import_faiss
-from vmae_embed.library import write_atomically
+from vmae_embed.library import exclusive, write_atomically
 
 FORMAT = 2
 
@@ -79,17 +78,10 @@ def writing(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise LibraryLocked(f"{folder}: another process is indexing; wait for it or stop it") from None
+    with exclusive(folder, "another process is indexing", wait=wait):
         yield
-    finally:
-        os.close(descriptor)
 
 
 class Draft:

@@ -1,7 +1,7 @@
 """The library on disk: ``library.json``, shards of clips and of failures, always whole."""
 
 from vmae_embed.library.config import LibraryConfig
-from vmae_embed.library.files import sync_directory, temporary_name, write_atomically
+from vmae_embed.library.files import exclusive, require_own_place, sync_directory, temporary_name, write_atomically
 from vmae_embed.library.shards import RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
 from vmae_embed.library.verify import verify
@@ -13,6 +13,8 @@ __all__ = [
     "Library",
     "LibraryConfig",
     "clip_rows",
+    "exclusive",
+    "require_own_place",
     "sync_directory",
     "temporary_name",
     "to_matrix",

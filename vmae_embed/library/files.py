@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vmae_embed.errors import LibraryError
+from vmae_embed.errors import LibraryError, LibraryLocked
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -60,3 +61,54 @@ def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left under temporary names."""
     for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a directory that ask for the same.
+
+    The lock is the operating system's, on the directory: it ends with the process.
+
+    Args:
+        folder: the directory.
+        busy: what to say when another process is in it.
+        wait: until no other is, instead.
+
+    Raises:
+        LibraryLocked: another process is in it.
+        LibraryError: the directory cannot be opened.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise LibraryError(f"{folder}: cannot be opened ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            # Some network file systems lock no directories: there, what is written is idempotent anyway.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise LibraryLocked(f"{folder}: {busy}; wait for it or stop it") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_own_place(folder: Path) -> None:
+    """Refuse to make a library where something else is.
+
+    Raises:
+        LibraryError: it is a file, or a directory that is not empty.
+    """
+    # All that a run killed while it made a library leaves; the new one's overwrites it.
+    leftover = temporary_name(folder / "library.json").name
+    try:
+        foreign = set(os.listdir(folder)) - {leftover}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise LibraryError(f"{folder}: a file, not a directory; give another name") from None
+    except OSError as error:
+        raise LibraryError(f"{folder}: cannot be read ({error.strerror}); give another name") from error
+    if foreign:
+        raise LibraryError(f"{folder}: not a library, and not empty; give a new directory")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -17,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.errors import LibraryError, LibraryLocked, UsageError
+from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library.config import LibraryConfig
-from vmae_embed.library.files import remove_leftovers, sync_directory, temporary_name, write_atomically
+from vmae_embed.library.files import exclusive, remove_leftovers, require_own_place, sync_directory, write_atomically
 from vmae_embed.library.shards import (
     FAILURE_SCHEMA,
     RESERVED,
@@ -93,7 +91,7 @@ class Library:
             LibraryError: there is something else in the directory, or it cannot be written to.
         """
         library = cls(Path(path), config)
-        library.require_own_place()
+        require_own_place(library.path)
         library._write_config()
         return library
 
@@ -109,7 +107,7 @@ class Library:
         """
         library = cls(Path(path), config)
         if not os.path.exists(library.path / "library.json"):
-            library.require_own_place()
+            require_own_place(library.path)
             try:
                 library.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -120,28 +118,9 @@ class Library:
                 library.config = cls.open(path).config
                 library.check_continuable(config)
             else:
-                library.require_own_place()
+                require_own_place(library.path)
                 library._write_config()
             yield library
-
-    def require_own_place(self) -> None:
-        """Refuse a place where no library can be made.
-
-        Raises:
-            LibraryError: it is no directory, cannot be read, or there is something else in it.
-        """
-        # All that a run killed while it made a library leaves; the new one's overwrites it.
-        leftover = temporary_name(self.path / "library.json").name
-        try:
-            foreign = set(os.listdir(self.path)) - {leftover}
-        except FileNotFoundError:
-            return
-        except NotADirectoryError:
-            raise LibraryError(f"{self.path}: a file, not a directory; give another name") from None
-        except OSError as error:
-            raise LibraryError(f"{self.path}: cannot be read ({error.strerror}); give another name") from error
-        if foreign:
-            raise LibraryError(f"{self.path}: not a library, and not empty; give a new directory")
 
     # What it holds -------------------------------------------------------------------------------
 
@@ -269,23 +248,11 @@ class Library:
     def lock(self) -> Iterator[None]:
         """Keep other runs out while this one writes; clear away what killed runs left.
 
-        The lock is the operating system's, on the directory: it ends with the process.
-
         Raises:
             LibraryLocked: another run holds it.
             LibraryError: the directory cannot be read.
         """
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise LibraryError(f"{self.path}: cannot be opened ({error.strerror})") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Some network file systems lock no directories: there, units are idempotent anyway.
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise LibraryLocked(f"{self.path}: another run is writing to it; wait for it or stop it") from None
+        with exclusive(self.path, "another run is writing to it"):
             for folder in (self.path, self._clips, self._failures):
                 remove_leftovers(folder)
             complete = set(self.units())
@@ -293,8 +260,6 @@ class Library:
                 if path.stem not in complete:
                     path.unlink()
             yield
-        finally:
-            os.close(descriptor)
 
     def write_unit(self, unit: str, clips: pa.Table, failures: list[Failure]) -> None:
         """Commit a unit. It is complete when, and only when, its clips shard is in place.
