@@ -22,6 +22,7 @@ def test_public_names_are_pinned():
         "__version__",
         "extract",
         "search",
+        "search_many",
         "show",
         "write_report",
     ]

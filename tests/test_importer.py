@@ -574,7 +574,7 @@ def test_what_needs_its_encoder_is_refused(tmp_path):
     with pytest.raises(IdentityMismatch, match=r"lib was imported: .*; search it by a clip id or a \.npy file"):
         library.check_comparable(identity(WIDTH), PREPROCESSING)
     Path("video.mp4").write_text("no video")
-    with pytest.raises(QueryError, match=r"lib was imported; search it by a clip id or a \.npy file"):
+    with pytest.raises(QueryError, match="its vectors were imported: search for one of its ids"):
         search(Index.open(library), "video.mp4")
 
 

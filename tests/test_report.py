@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests import videos
 from vmae_embed.errors import UsageError
+from vmae_embed.query import Hits
 from vmae_embed.records import Hit, QueryClip
 from vmae_embed.report import render_report, write_report
 
@@ -113,3 +114,27 @@ def test_a_file_that_has_changed_is_not_shown_for_the_clip(video):
     text = render_report([hit(video, fingerprint="1-1")], [QueryClip("q", str(video), 0, 1, "1-1")])
     assert text.count("has changed since it was extracted; run extract again") == 2
     assert "data:image" not in text
+
+
+def test_a_merged_hit_shows_its_whole_span(video):
+    import numpy as np
+
+    text = render_report([hit(video, clips=3, clip_id="v.mp4#t=0.500,1.500", start_s=0.5, end_s=1.5)], [])
+    (data,) = re.findall(r"--sprite:url\(data:image/jpeg;base64,([^)]+)\)", text)
+    frames = np.split(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), 12, axis=1)
+    assert (videos.read_index(frames[0]), videos.read_index(frames[-1])) == (16, 43)
+    assert "3 clips" in text
+    assert "#t=0.500,1.500'" in text
+    assert " clips" not in render_report([hit(video)], [])
+
+
+def test_scores_are_those_of_the_metric(video):
+    def page(metric):
+        hits = Hits([hit(video)], [], 1, metric)
+        return render_report(hits)
+
+    assert "cosine similarities, 1 at most" in page("cosine")
+    assert "class='bar'" in page("cosine")
+    assert "inner products" in page("ip")
+    assert "distances with a minus, 0 at most" in page("l2")
+    assert "class='bar'" not in page("l2")

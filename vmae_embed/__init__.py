@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmae_embed.library import Library as Library
     from vmae_embed.probe import LinearProbe as LinearProbe
     from vmae_embed.query import search as search
+    from vmae_embed.query import search_many as search_many
     from vmae_embed.records import Hit as Hit
     from vmae_embed.report import show as show
     from vmae_embed.report import write_report as write_report
@@ -41,6 +42,7 @@ _HOMES = {
     "VmaeEmbedError": "errors",
     "extract": "extractor",
     "search": "query",
+    "search_many": "query",
     "show": "report",
     "write_report": "report",
 }

@@ -146,14 +146,16 @@ class Hit:
 
     Attributes:
         rank: 1 for the best.
-        score: cosine similarity, at most 1.
-        clip_id: the clip, as a media fragment.
+        score: as the index's metric has it: cosine similarity, at most 1, unless that is another;
+            of merged clips, the best one's.
+        clip_id: the clip, as a media fragment; of merged clips, the span from the first to the last.
         video_id: its video.
         start_s: seconds of presentation time.
         end_s: seconds.
         path: absolute path of the video file when it was extracted.
         query: name of the query clip that it is nearest to.
         fingerprint: of the file that was embedded; empty if that is not known.
+        clips: how many were merged into it; 1 is a clip of its own.
         columns: what the user's manifest said about the video.
     """
 
@@ -166,6 +168,7 @@ class Hit:
     path: str
     query: str
     fingerprint: str = ""
+    clips: int = 1
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 

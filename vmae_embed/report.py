@@ -15,6 +15,13 @@ from vmae_embed.records import Hit, QueryClip
 
 _MOST_QUERIES_SHOWN = 3
 
+# What scores are, by the metric of their index.
+_SCORES = {
+    "cosine": "cosine similarities, 1 at most",
+    "ip": "inner products",
+    "l2": "distances with a minus, 0 at most",
+}
+
 
 def write_report(
     path: str | Path,
@@ -90,23 +97,26 @@ def render_report(
     shown = [_clip(clip, clip.name, folder, "") for clip in asked[:_MOST_QUERIES_SHOWN]]
     if len(asked) > len(shown):
         shown.append(f"<p class='about'>and {len(asked) - len(shown)} more clips of it</p>")
-    found = [_clip(hit, hit.clip_id, folder, _score(hit)) for hit in hits]
+    metric = getattr(hits, "metric", "cosine")
+    found = [_clip(hit, hit.clip_id, folder, _score(hit, with_bar=metric == "cosine")) for hit in hits]
     template = resources.files("vmae_embed").joinpath("templates/hits.html").read_text("utf-8")
     return string.Template(template).substitute(
         title=html.escape(title),
-        about=html.escape(about or f"{len(hits)} hits; scores are cosine similarities, 1 at most."),
+        about=html.escape(about or f"{len(hits)} hits; scores are {_SCORES[metric]}."),
         notes="\n".join(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
         queries="\n".join(shown),
         hits="\n".join(found) or "<p class='gone'>nothing</p>",
     )
 
 
-def _score(hit: Hit) -> str:
+def _score(hit: Hit, *, with_bar: bool) -> str:
     width = max(0.0, min(hit.score, 1.0)) * 100
-    tags = " · ".join(f"{name}: {value}" for name, value in hit.columns.items() if value is not None)
+    bar = f"<span class='bar'><i style='width:{width:.1f}%'></i></span>" if with_bar else ""
+    merged = [f"{hit.clips} clips"] if hit.clips > 1 else []
+    tags = [*merged, *(f"{name}: {value}" for name, value in hit.columns.items() if value is not None)]
     return (
-        f"<span class='rank'>{hit.rank}</span><span class='bar'><i style='width:{width:.1f}%'></i></span>"
-        f"<span class='score'>{hit.score:.4f}</span><span class='tags'>{html.escape(tags)}</span>"
+        f"<span class='rank'>{hit.rank}</span>{bar}"
+        f"<span class='score'>{hit.score:.4f}</span><span class='tags'>{html.escape(' · '.join(tags))}</span>"
     )
 
 

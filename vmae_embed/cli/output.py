@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,28 +27,68 @@ def write_rows(rows: Sequence[Mapping[str, Any]], output_format: str, columns: S
         output_format: one of `vmae_embed.cli.options.FORMATS`.
         columns: of a table, in order; the other formats write all.
     """
-    if output_format == "json":
-        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False, default=str))
-    elif output_format == "jsonl":
-        for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False, default=str))
-    elif output_format == "csv":
-        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else list(columns), lineterminator="\n")
-        writer.writeheader()
+    writer = RowWriter(output_format, columns)
+    writer.write(rows)
+    writer.close()
+
+
+class RowWriter:
+    """Writes rows to stdout as they come, in one of `vmae_embed.cli.options.FORMATS`.
+
+    Args:
+        output_format: the format.
+        columns: of a table, in order; the other formats write all. A table's first rows set its widths.
+    """
+
+    def __init__(self, output_format: str, columns: Sequence[str]) -> None:
+        self._format = output_format
+        self._columns = list(columns)
+        self._begun = False
+        self._widths: list[int] = []
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write some more rows; all have the same keys."""
+        if rows:
+            lines = getattr(self, f"_{self._format}")(rows)
+            click.echo("\n".join(lines), nl=self._format != "json")
+            self._begun = True
+
+    def close(self) -> None:
+        """Write what ends the output, and what begins it where there were no rows."""
+        if self._format == "json":
+            click.echo("\n]" if self._begun else "[]")
+        elif self._format != "jsonl" and not self._begun:
+            click.echo("\n".join(getattr(self, f"_{self._format}")([])))
+
+    def _json(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        shown = (json.dumps(row, indent=2, ensure_ascii=False, default=str) for row in rows)
+        return [(",\n" if self._begun else "[\n") + ",\n".join(textwrap.indent(text, "  ") for text in shown)]
+
+    def _jsonl(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+
+    def _csv(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else self._columns, lineterminator="\n")
+        if not self._begun:
+            writer.writeheader()
         writer.writerows(rows)
-    else:
-        _write_table([[_text(row.get(name)) for name in columns] for row in rows], columns)
+        return [text.getvalue().removesuffix("\n")]
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        cells = [[_text(row.get(name)) for name in self._columns] for row in rows]
+        if not self._begun:
+            cells.insert(0, self._columns)
+            self._widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, self._widths, strict=True)).rstrip()
+            for line in cells
+        ]
 
 
 def _text(value: Any) -> str:
     text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _write_table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
-    widths = [max(len(name), *(len(row[i]) for row in rows)) if rows else len(name) for i, name in enumerate(columns)]
-    for row in [list(columns), *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def say(message: str) -> None:
