@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import format_option, library_argument
 from vmae_embed.cli.output import count_of, say, write_rows
 from vmae_embed.errors import UsageError
@@ -92,7 +93,6 @@ def duplicates(
     that no kept one holds. Nothing is deleted. docs/duplicates.md says how to choose the threshold.
     """
     from vmae_embed.duplicates import find_duplicates
-    from vmae_embed.index import Index
     from vmae_embed.library import Library
 
     opened = Library.open(library)
@@ -100,9 +100,7 @@ def duplicates(
         raise UsageError(f"{html}: cannot be written (its folder does not exist)")
     if html is not None and Path(html).exists() and not overwrite:
         raise UsageError(f"{html}: exists; give another name, or --overwrite")
-    if not Index.is_current(opened):
-        say(f"{library}: {'bringing its index up to date' if opened.index_path.exists() else 'building its index'}")
-    index = Index.open(opened)
+    index = open_index(opened)
     found = find_duplicates(
         index,
         threshold=threshold,

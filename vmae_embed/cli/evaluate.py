@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import library_argument
 from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched, write_rows
 from vmae_embed.errors import UsageError
@@ -81,7 +82,6 @@ def evaluate(
     Every figure has its 95% interval; docs/evaluation.md says what they mean.
     """
     from vmae_embed.evaluation import evaluate_index
-    from vmae_embed.index import Index
     from vmae_embed.library import Library
 
     count = _parse_count(queries)
@@ -96,9 +96,7 @@ def evaluate(
     if sweeping:
         _sweep(opened, draw, seed, output_format, html, overwrite)
         return
-    if not Index.is_current(opened):
-        say(f"{library}: {'bringing its index up to date' if opened.index_path.exists() else 'building its index'}")
-    index = Index.open(opened)
+    index = open_index(opened)
     asked = draw(index)
     judged = _judge(index, labels, label, count or 0, seed)
     retrieval = evaluate_index(index, asked)

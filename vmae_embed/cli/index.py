@@ -12,6 +12,7 @@ from vmae_embed.cli.output import StageProgress, count_of, say
 
 if TYPE_CHECKING:
     from vmae_embed.index import Index, Made
+    from vmae_embed.library import Library
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -114,6 +115,21 @@ def index(
     say(f"{library}: {describe_made(made)}{describe(built)}")
     if shortfall := describe_shortfall(built):
         say(f"warning: {shortfall}")
+
+
+def open_index(library: Library) -> Index:
+    """Open a library's index, telling on stderr what that takes."""
+    from vmae_embed.index import Index
+
+    if not Index.is_current(library):
+        is_there = Index.exists(library)
+        say(f"{library.path}: {'bringing its index up to date' if is_there else 'building its index'}")
+    with StageProgress() as progress:
+        opened = Index.open(library, observe=progress)
+    if not Index.is_current(library):
+        what = "this is the index as it was" if Index.exists(library) else "this index is for now only"
+        say(f"{library.path}: another process is indexing, or nothing can be written: {what}")
+    return opened
 
 
 def describe_made(made: Made) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmae_embed.cli import EXIT_SOME_FAILED
+from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import FORMATS, decoder_option, device_option, dtype_option, library_argument
 from vmae_embed.cli.output import RowWriter, say
 from vmae_embed.errors import QueryError, UsageError
 
 if TYPE_CHECKING:
     from vmae_embed.encoder import Encoder
-    from vmae_embed.index import Index
     from vmae_embed.library import Library
     from vmae_embed.query import Hits
     from vmae_embed.records import Hit
@@ -155,7 +155,7 @@ def search(
     from vmae_embed.query import search as find
 
     assert query is not None
-    index = _open_index(opened)
+    index = open_index(opened)
     hits = find(index, query, **options)
     if not hits:
         say(f"no hits: {_why_none(hits, options)}")
@@ -186,7 +186,7 @@ def _search_many(library: Library, name: str, writer: RowWriter, options: dict[s
                 waiting.append((place, query if isinstance(query, str) else place))
                 yield query
 
-        for answer in search_many(_open_index(library), noted(), **options):
+        for answer in search_many(open_index(library), noted(), **options):
             place, query = waiting.popleft()
             total += 1
             if isinstance(answer, QueryError):
@@ -206,15 +206,6 @@ def _search_many(library: Library, name: str, writer: RowWriter, options: dict[s
         say(f"failed: {failed:,} of {total:,} queries; the lines above say why")
         return EXIT_SOME_FAILED
     return 0
-
-
-def _open_index(library: Library) -> Index:
-    from vmae_embed.index import Index
-
-    if not Index.is_current(library):
-        is_there = library.index_path.exists()
-        say(f"{library.path}: {'bringing its index up to date' if is_there else 'building its index'}")
-    return Index.open(library)
 
 
 def _check_page(html: str | None, *, overwrite: bool, is_batch: bool) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vmae_embed.errors import LibraryError
 from vmae_embed.exporter.rows import Observer, parquet_writer
 from vmae_embed.index import Index, import_faiss
 from vmae_embed.library import Library
@@ -44,18 +42,14 @@ def write_faiss(library: Library, folder: Path, observe: Observer | None) -> int
         SearchIndexError: there is no FAISS, or no index can be built.
     """
     faiss = import_faiss()
-    # What `Index.open` does, telling how far it is.
-    if not Index.is_current(library):
-        with contextlib.suppress(LibraryError):  # read-only, or in use: it then opens what there is
-            Index.update(library, observe=observe)
-    index = Index.open(library)
+    index = Index.open(library, observe=observe)
     folder.mkdir()
     probes = codes = ""
     if index.effort is None:
         written = _exact(faiss, index)
     else:
         # Set in the file: FAISS alone would visit a single cell.
-        written = index._ann
+        written = index.ann
         written.nprobe = index.effort.nprobe
         quantizer = faiss.downcast_index(written.quantizer)
         if isinstance(quantizer, faiss.IndexHNSW):

@@ -168,11 +168,15 @@ class Index:
         return build_part(library, library.index_path, spec or IndexSpec(), number, of, gpu=gpu, observe=observe)
 
     @classmethod
-    def open(cls, library: Library) -> Index:
+    def open(cls, library: Library, *, observe: Observer | None = None) -> Index:
         """Read a library's index, first bringing it up to date where the shards have changed.
 
         Where another process is indexing, or the library cannot be written to, the index as it is answers;
         if there is none, one is made elsewhere for now.
+
+        Args:
+            library: whose index it is.
+            observe: is told what is being done, how much of it is done, and how much there is.
 
         Raises:
             SearchIndexError: the library holds no clips, or FAISS is not installed.
@@ -180,11 +184,13 @@ class Index:
         """
         if not cls.is_current(library):
             try:
-                cls.update(library)
+                cls.update(library, observe=observe)
             except LibraryError:
                 if not cls.exists(library):
                     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-                        return cls.build(library, folder=Path(folder))  # the files live on while they are mapped
+                        return cls.build(
+                            library, folder=Path(folder), observe=observe
+                        )  # the files live on while they are mapped
         return cls(library, library.index_path)
 
     @staticmethod
@@ -215,6 +221,11 @@ class Index:
     def metric(self) -> str:
         """What scores are: ``cosine``, ``ip``, or ``l2``, whose scores are minus the distance."""
         return self.spec.metric
+
+    @property
+    def ann(self) -> Any:
+        """The index of FAISS, whose ids are rows of ``clips``; None where every search is exact."""
+        return self._ann
 
     def __len__(self) -> int:
         return len(self.live)
