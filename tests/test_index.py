@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.libraries import clustered, make_library
-from vmae_embed.errors import LibraryLocked, SearchIndexError, UsageError
+from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError, UsageError
 from vmae_embed.index import Effort, Index, IndexSpec, backend, similarity
 from vmae_embed.index.generation import writing
 
@@ -448,6 +448,15 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
         SearchIndexError, match=r"embeddings that are not finite \(1 of 40, the first of v00000.mp4#t=6"
     ):
         Index.build(library)
+
+
+def test_a_shard_that_cannot_be_read_is_told(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(1000, 16))
+    Index.build(library)
+    shard = sorted((library.path / "clips").glob("*.parquet"))[0]
+    shard.write_bytes(b"garbage")
+    with pytest.raises(LibraryError, match=f"{shard}: cannot be read .* delete it and run extract or import again"):
+        Index.open(library)
 
 
 def test_shards_that_come_while_it_builds_wait_for_the_next(tmp_path, monkeypatch):

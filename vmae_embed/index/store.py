@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
+from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError, UsageError
 from vmae_embed.index.ann import Effort, search
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.build import Made, bring_up_to_date, build
@@ -185,12 +186,14 @@ class Index:
         if not cls.is_current(library):
             try:
                 cls.update(library, observe=observe)
-            except LibraryError:
+            except LibraryError as error:
+                place = library.index_path if library.index_path.exists() else library.path
+                if not isinstance(error, LibraryLocked) and os.access(place, os.W_OK):
+                    raise
                 if not cls.exists(library):
+                    # The files live on while they are mapped.
                     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-                        return cls.build(
-                            library, folder=Path(folder), observe=observe
-                        )  # the files live on while they are mapped
+                        return cls.build(library, folder=Path(folder), observe=observe)
         return cls(library, library.index_path)
 
     @staticmethod
