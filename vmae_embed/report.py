@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-from vmae_embed.errors import DecodeError, UsageError
+from vmae_embed.errors import DecodeError
+from vmae_embed.pages import check_page, render_page, write_page
 from vmae_embed.previews import FRAMES, player, sprite_of
 from vmae_embed.records import Hit, QueryClip
 
@@ -49,14 +48,8 @@ def write_report(
     Raises:
         UsageError: the file exists, or its directory does not.
     """
-    page = Path(path)
-    if page.exists() and not overwrite:
-        raise UsageError(f"{page}: exists; give another name, or --overwrite")
-    try:
-        page.write_text(render_report(hits, queries, title=title, about=about, notes=notes, beside=page), "utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be written ({error.strerror})") from error
-    return page
+    page = check_page(path, overwrite=overwrite)
+    return write_page(page, render_report(hits, queries, title=title, about=about, notes=notes, beside=page))
 
 
 @dataclass(frozen=True)
@@ -99,11 +92,11 @@ def render_report(
         shown.append(f"<p class='about'>and {len(asked) - len(shown)} more clips of it</p>")
     metric = getattr(hits, "metric", "cosine")
     found = [_clip(hit, hit.clip_id, folder, _score(hit, with_bar=metric == "cosine")) for hit in hits]
-    template = resources.files("vmae_embed").joinpath("templates/hits.html").read_text("utf-8")
-    return string.Template(template).substitute(
-        title=html.escape(title),
-        about=html.escape(about or f"{len(hits)} hits; scores are {_SCORES[metric]}."),
-        notes="\n".join(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
+    return render_page(
+        "hits",
+        title=title,
+        about=about or f"{len(hits)} hits; scores are {_SCORES[metric]}.",
+        notes=notes,
         queries="\n".join(shown),
         hits="\n".join(found) or "<p class='gone'>nothing</p>",
     )

@@ -13,7 +13,7 @@ import click
 from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import format_option, library_argument
 from vmae_embed.cli.output import count_of, say, write_rows
-from vmae_embed.errors import UsageError
+from vmae_embed.pages import check_page
 from vmae_embed.records import clip_id
 
 if TYPE_CHECKING:
@@ -96,10 +96,8 @@ def duplicates(
     from vmae_embed.library import Library
 
     opened = Library.open(library)
-    if html is not None and not Path(html).absolute().parent.is_dir():
-        raise UsageError(f"{html}: cannot be written (its folder does not exist)")
-    if html is not None and Path(html).exists() and not overwrite:
-        raise UsageError(f"{html}: exists; give another name, or --overwrite")
+    if html is not None:
+        check_page(html, overwrite=overwrite)
     index = open_index(opened)
     found = find_duplicates(
         index,

@@ -14,6 +14,7 @@ from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import library_argument
 from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched, write_rows
 from vmae_embed.errors import UsageError
+from vmae_embed.pages import check_page
 
 if TYPE_CHECKING:
     from vmae_embed.evaluation import Agreement, Estimate, Queries, Retrieval, Speed
@@ -90,7 +91,8 @@ def evaluate(
         raise UsageError(f"{what}: judge by labels in a call of its own")
     if not sweeping and (html or output_format == "csv"):
         raise UsageError(f"{'--html' if html else '--format csv'}: only of a --sweep; add it, or use --format json")
-    _check_page(html, overwrite)
+    if html is not None:
+        check_page(html, overwrite=overwrite)
     opened = Library.open(library)
     draw = _drawing(queries, count, leave_out, seed)
     if sweeping:
@@ -123,14 +125,6 @@ def _parse_count(queries: str) -> int | None:
     if count < 1:
         raise UsageError(f"--queries {queries}: give a whole number from 1 on, or a .npy file")
     return count
-
-
-def _check_page(html: str | None, overwrite: bool) -> None:
-    """Say what is wrong with a page's name before anything takes its time."""
-    if html is not None and not Path(html).absolute().parent.is_dir():
-        raise UsageError(f"{html}: cannot be written (its folder does not exist)")
-    if html is not None and Path(html).exists() and not overwrite:
-        raise UsageError(f"{html}: exists; give another name, or --overwrite")
 
 
 def _drawing(queries: str, count: int | None, leave_out: str, seed: int) -> Callable[[Index], Queries]:

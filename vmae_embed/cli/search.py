@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +15,7 @@ from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import FORMATS, decoder_option, device_option, dtype_option, library_argument
 from vmae_embed.cli.output import RowWriter, say
 from vmae_embed.errors import QueryError, UsageError
+from vmae_embed.pages import check_page
 
 if TYPE_CHECKING:
     from vmae_embed.encoder import Encoder
@@ -120,7 +120,10 @@ def search(
         )
     if range_from is not None and (k is not None or min_score is not None):
         raise UsageError(f"--range and {'-k' if k is not None else '--min-score'} contradict each other: give one")
-    _check_page(html, overwrite=overwrite, is_batch=queries is not None)
+    if html is not None and queries is not None:
+        raise UsageError("--html and --queries contradict each other: a page shows one QUERY")
+    if html is not None:
+        check_page(html, overwrite=overwrite)
     from vmae_embed.library import Library
 
     opened = Library.open(library)
@@ -206,17 +209,6 @@ def _search_many(library: Library, name: str, writer: RowWriter, options: dict[s
         say(f"failed: {failed:,} of {total:,} queries; the lines above say why")
         return EXIT_SOME_FAILED
     return 0
-
-
-def _check_page(html: str | None, *, overwrite: bool, is_batch: bool) -> None:
-    if html is None:
-        return
-    if is_batch:
-        raise UsageError("--html and --queries contradict each other: a page shows one QUERY")
-    if not Path(html).absolute().parent.is_dir():
-        raise UsageError(f"{html}: cannot be written (its folder does not exist)")
-    if Path(html).exists() and not overwrite:
-        raise UsageError(f"{html}: exists; give another name, or --overwrite")
 
 
 def _why_none(hits: Hits, options: Mapping[str, Any]) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import html
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vmae_embed import pages
 from vmae_embed.duplicates.clusters import Member
 from vmae_embed.duplicates.results import Duplicates, VideoPair
-from vmae_embed.errors import DecodeError, UsageError
+from vmae_embed.errors import DecodeError
 from vmae_embed.index import Index
+from vmae_embed.pages import check_page, render_page
 from vmae_embed.previews import FRAMES, player, sprite_of
 
 # Two strips take about 100 kB.
@@ -66,9 +66,7 @@ def write_page(
     Raises:
         UsageError: the file exists, or cannot be written.
     """
-    page = Path(path)
-    if page.exists() and not overwrite:
-        raise UsageError(f"{page}: exists; give another name, or --overwrite")
+    page = check_page(path, overwrite=overwrite)
     kept = {member.video_id for member in found.members if member.copy_of is None}
     telling = [pair for pair in found.pairs if pair.cluster is None or {pair.video_a, pair.video_b} & kept]
     shown = telling[:MOST_SHOWN]
@@ -85,18 +83,9 @@ def write_page(
     )
     if len(found.pairs) > len(shown):
         about += f" Shown are {len(shown):,}: what is kept beside its copies, the largest clusters first."
-    template = resources.files("vmae_embed").joinpath("templates/duplicates.html").read_text("utf-8")
-    text = string.Template(template).substitute(
-        title=html.escape(title),
-        about=html.escape(about),
-        notes="\n".join(f"<p class='note'>{html.escape(note)}</p>" for note in notes),
-        sections="\n".join(sections) or "<p class='gone'>nothing occurs twice</p>",
-    )
-    try:
-        page.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be written ({error.strerror})") from error
-    return page
+    nothing = "<p class='gone'>nothing occurs twice</p>"
+    text = render_page("duplicates", title=title, about=about, notes=notes, sections="\n".join(sections) or nothing)
+    return pages.write_page(page, text)
 
 
 def _heading(pair: VideoPair) -> str:

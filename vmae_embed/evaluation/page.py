@@ -5,15 +5,13 @@ from __future__ import annotations
 import html
 import io
 import os
-import string
 from collections.abc import Sequence
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmae_embed.errors import UsageError
 from vmae_embed.evaluation.sweeping import SMALLEST, Point, Sweep
+from vmae_embed.pages import check_page, render_page, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +71,7 @@ def write_sweep(path: str | Path, sweep: Sweep, *, title: str, overwrite: bool =
     Raises:
         UsageError: the file exists, or cannot be written.
     """
-    page = Path(path)
-    if page.exists() and not overwrite:
-        raise UsageError(f"{page}: exists; give another name, or --overwrite")
+    page = check_page(path, overwrite=overwrite)
     rows, seen = [], ""
     for row in sweep_rows(sweep):
         cells = "".join(f"<td>{html.escape(_cell(name, value))}</td>" for name, value in row.items())
@@ -86,20 +82,16 @@ def write_sweep(path: str | Path, sweep: Sweep, *, title: str, overwrite: bool =
         "10 nearest clips that a search for 10 finds, with its 95% interval. Along a curve, each point visits twice "
         "the cells of the one before."
     )
-    template = resources.files("vmae_embed").joinpath("templates/sweep.html").read_text("utf-8")
-    text = string.Template(template).substitute(
-        title=html.escape(title),
-        about=html.escape(about),
-        notes="\n".join(f"<p class='note'>{html.escape(note)}</p>" for note in sweep_notes(sweep)),
+    text = render_page(
+        "sweep",
+        title=title,
+        about=about,
+        notes=sweep_notes(sweep),
         plot=_plot(sweep.points),
         head="".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in sweep_rows(sweep)[0]),
         rows="\n".join(rows),
     )
-    try:
-        page.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be written ({error.strerror})") from error
-    return page
+    return write_page(page, text)
 
 
 def _cell(name: str, value: Any) -> str:
