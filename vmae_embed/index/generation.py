@@ -67,7 +67,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing an index; readers go on.
+    """Keep other processes from changing an index; readers go on. Clears away what killed ones left.
 
     Raises:
         LibraryLocked: another process is changing it.
@@ -83,6 +83,7 @@ def writing(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LibraryLocked(f"{folder}: another process is indexing; wait for it or stop it") from None
+        _clear_leftovers(folder)
         yield
     finally:
         os.close(descriptor)
@@ -106,11 +107,7 @@ class Draft:
             after: what ``index.json`` says of that state.
         """
         self._index_folder = index_folder
-        current = _folder_of(index_folder)
-        for leftover in index_folder.iterdir():
-            if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
-                shutil.rmtree(leftover)
-        self.folder = index_folder / f"{int(current or 0) + 1:06}"
+        self.folder = index_folder / f"{int(_folder_of(index_folder) or 0) + 1:06}"
         self.folder.mkdir()
         self._path = self.folder / VECTORS
         self._width, self._dtype = width, np.dtype(stored)
@@ -143,10 +140,10 @@ class Draft:
 
     def write_faiss(self, index: Any) -> int:
         """Write the index of FAISS, and return its bytes."""
-        try:
-            import_faiss().write_index(index, str(self.folder / FAISS))
-        except RuntimeError as error:
-            raise OSError(f"FAISS: {error}") from error
+        faiss = import_faiss()
+        # By its own files, FAISS passes over a disk that is full when the last bytes are written.
+        with (self.folder / FAISS).open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         return (self.folder / FAISS).stat().st_size
 
     def commit(self, about: Mapping[str, Any]) -> None:
@@ -166,7 +163,8 @@ class Draft:
 
     def close(self) -> None:
         """Clear it away, unless it was committed: the state before stays."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which has been told of
+            self._file.close()
         if _folder_of(self._index_folder) != self.folder.name:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -177,6 +175,13 @@ class Draft:
         header = {"descr": descr, "fortran_order": False, "shape": (self.rows, self._width)}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._file.flush()
+
+
+def _clear_leftovers(index_folder: Path) -> None:
+    current = _folder_of(index_folder)
+    for leftover in index_folder.iterdir():
+        if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _folder_of(index_folder: Path) -> str | None:

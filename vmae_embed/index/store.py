@@ -66,7 +66,11 @@ class Index:
         self._ann: Any = None
         if self.about["nprobe"] is not None:
             self.effort = Effort(int(self.about["nprobe"]), int(self.about["candidates_a_hit"]))
-            self._ann = import_faiss().read_index(str(files / FAISS))
+            try:
+                self._ann = import_faiss().read_index(str(files / FAISS))
+            except RuntimeError:
+                (files / FAISS).stat()  # FileNotFoundError, if it was cleared away
+                raise
         held = len(self.live) if self._ann is None else self._ann.ntotal
         if not (self.clips.num_rows == len(self._vectors) and held == len(self.live) == self.about["clips"]):
             raise ValueError("its files hold different numbers of clips")
@@ -249,7 +253,7 @@ class Index:
 
     def verify(self) -> list[str]:
         """Check the index against its library; one line for each thing that is wrong."""
-        if not self.is_current(self.library):
+        if self.about["state"] != self.library.state():
             return ["index: behind the shards; run `vmae-embed index` to bring it up to date"]
         problems = []
         for unit in self._units:
