@@ -33,18 +33,25 @@ def make_library(folder: Path, vectors: np.ndarray, *, clips_a_video: int = 4, s
     """A library whose i-th row has the i-th vector; touching clips of two seconds."""
     config = LibraryConfig(identity(vectors.shape[1]), Sampling(), PREPROCESSING, stored, {}, {})
     library = Library.create(folder, config)
+    add_clips(library, vectors, clips_a_video=clips_a_video)
+    return library
+
+
+def add_clips(
+    library: Library, vectors: np.ndarray, *, clips_a_video: int = 4, prefix: str = "v", first_unit: int = 0
+) -> None:
+    """Write units whose clips have these vectors, in order."""
     videos_a_unit = 200
     step = clips_a_video * videos_a_unit
-    for number, start in enumerate(range(0, len(vectors), step)):
+    for number, start in enumerate(range(0, len(vectors), step), first_unit):
         tables = [library.schema.empty_table()]
         for first in range(start, min(start + step, len(vectors)), clips_a_video):
             block = vectors[first : min(first + clips_a_video, len(vectors))]
-            name = f"v{first // clips_a_video:05}.mp4"
+            name = f"{prefix}{first // clips_a_video:05}.mp4"
             spans = [ClipSpan(2.0 * i, 2.0 * i + 2, ()) for i in range(len(block))]
             timeline = Timeline(np.zeros(1), 2.0 * len(block), 30, 64, 48, "h264")
             tables.append(clip_rows(Video(name, f"/videos/{name}", 1, 1), timeline, spans, block, library.schema))
         library.write_unit(f"{number:016x}", pa.concat_tables(tables), [])
-    return library
 
 
 def clustered(count: int, width: int, *, clusters: int = 50, spread: float = 0.3, seed: int = 0) -> np.ndarray:

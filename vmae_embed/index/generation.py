@@ -65,12 +65,8 @@ def read_arrow(path: Path) -> pa.Table:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes from changing what is in a folder; readers go on.
-
-    Args:
-        folder: of an index, or of its parts; made if missing.
-        wait: until no other process does.
+def writing(folder: Path) -> Iterator[None]:
+    """Keep other processes from changing an index; readers go on. Clears away what killed ones left.
 
     Raises:
         LibraryLocked: another process is changing it.
@@ -80,7 +76,8 @@ def writing(folder: Path, *, wait: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with exclusive(folder, "another process is indexing", wait=wait):
+    with exclusive(folder, "another process is indexing"):
+        _clear_leftovers(folder)
         yield
 
 
@@ -133,10 +130,10 @@ class Draft:
 
     def write_faiss(self, index: Any) -> int:
         """Write the index of FAISS, and return its bytes."""
-        try:
-            import_faiss().write_index(index, str(self.folder / FAISS))
-        except RuntimeError as error:
-            raise OSError(f"FAISS: {error}") from error
+        faiss = import_faiss()
+        # By its own files, FAISS passes over a disk that is full when the last bytes are written.
+        with (self.folder / FAISS).open("wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
         return (self.folder / FAISS).stat().st_size
 
     def finish(self) -> None:
@@ -149,7 +146,8 @@ class Draft:
 
     def abandon(self) -> None:
         """Clear it away."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk, which has been told of
+            self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_header(self) -> None:
@@ -162,12 +160,8 @@ class Draft:
 
 
 def next_folder(index_folder: Path) -> Path:
-    """Where the next state goes; what killed runs left is cleared away."""
-    current = _folder_of(index_folder)
-    for leftover in index_folder.iterdir():
-        if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
-            shutil.rmtree(leftover)
-    return index_folder / f"{int(current or 0) + 1:06}"
+    """Where the next state goes."""
+    return index_folder / f"{int(_folder_of(index_folder) or 0) + 1:06}"
 
 
 def commit(index_folder: Path, draft: Draft, about: Mapping[str, Any]) -> None:
@@ -180,6 +174,13 @@ def commit(index_folder: Path, draft: Draft, about: Mapping[str, Any]) -> None:
         shutil.rmtree(index_folder / before, ignore_errors=True)
     for name in (VECTORS, CLIPS, FAISS):  # where the first format had them
         (index_folder / name).unlink(missing_ok=True)
+
+
+def _clear_leftovers(index_folder: Path) -> None:
+    current = _folder_of(index_folder)
+    for leftover in index_folder.iterdir():
+        if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _folder_of(index_folder: Path) -> str | None:

@@ -6,6 +6,7 @@ trained index; whoever finishes last merges them. A part that died is run again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -37,7 +38,7 @@ from vmae_embed.index.rows import Observer, UnitRows, append_units, prepare, rea
 from vmae_embed.index.spec import IndexSpec, plan_layouts
 from vmae_embed.index.train import pack, train, training_size, unpack
 from vmae_embed.index.tune import Measured
-from vmae_embed.library import Library, write_atomically
+from vmae_embed.library import Library, exclusive, write_atomically
 
 _PLAN, _TRAINED = "plan.json", "trained.faiss"
 # Shards whose vectors are trained on, at most.
@@ -76,12 +77,12 @@ def build_part(
     if not 1 <= number <= of:
         raise UsageError(f"part={number}/{of}: give 1/{of} to {of}/{of}")
     folder = index_folder / "parts"
-    with writing(folder, wait=True):
+    with _alone(folder):
         plan = _plan(library, folder, spec, of, gpu=gpu, observe=observe)
     mine = folder / f"{number:04}"
     if not mine.exists():
         _fill(library, folder, mine, plan["shares"][number - 1], spec, observe)
-    with writing(folder, wait=True):
+    with _alone(folder):
         parts = [folder / f"{each:04}" for each in range(1, of + 1)]
         if not all(part.exists() for part in parts):
             return None
@@ -89,6 +90,17 @@ def build_part(
             made = _merge(library, index_folder, parts, spec, plan, gpu=gpu, observe=observe)
         shutil.rmtree(folder)
         return made
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other part plans or merges."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    with exclusive(folder, "another part plans or merges", wait=True):
+        yield
 
 
 def _plan(

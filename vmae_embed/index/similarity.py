@@ -121,7 +121,9 @@ def _nearby(
         block = vectors[start : start + _BLOCK] if rows is None else vectors[numbers]
         rough, off_by = _rough(queries, block, metric)
         slack = np.maximum(slack, off_by)
-        query, place = np.nonzero(rough >= (best.min(axis=1) - 2 * slack)[:, None])
+        # Before there is a best, the first block's own: else all of it would be kept.
+        floor = best.min(axis=1) if start or k > len(numbers) else np.partition(rough, -k, axis=1)[:, -k]
+        query, place = np.nonzero(rough >= (floor - 2 * slack)[:, None])
         near = rough[query, place]
         kept.append((query, numbers[place], near))
         # The few that came near, as rows of a table, against the best so far.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import math
-import os
 import tempfile
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from vmae_embed.library import Library
 # Clips that a filter leaves, up to which comparing with each is as fast as asking the index.
 _FEW = 20_000
 _QUERIES = 256
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 # A reader may come while the state that it was told of is cleared away.
 _TRIES = 5
 
@@ -69,7 +70,11 @@ class Index:
         self._ann: Any = None
         if self.about["nprobe"] is not None:
             self.effort = Effort(int(self.about["nprobe"]), int(self.about["candidates_a_hit"]))
-            self._ann = import_faiss().read_index(str(files / FAISS))
+            try:
+                self._ann = import_faiss().read_index(str(files / FAISS))
+            except RuntimeError:
+                (files / FAISS).stat()  # FileNotFoundError, if it was cleared away
+                raise
         held = len(self.live) if self._ann is None else self._ann.ntotal
         if not (self.clips.num_rows == len(self._vectors) and held == len(self.live) == self.about["clips"]):
             raise ValueError("its files hold different numbers of clips")
@@ -187,8 +192,7 @@ class Index:
             try:
                 cls.update(library, observe=observe)
             except LibraryError as error:
-                place = library.index_path if library.index_path.exists() else library.path
-                if not isinstance(error, LibraryLocked) and os.access(place, os.W_OK):
+                if not isinstance(error, LibraryLocked) and getattr(error.__cause__, "errno", None) not in _UNWRITABLE:
                     raise
                 if not cls.exists(library):
                     # The files live on while they are mapped.
@@ -295,7 +299,7 @@ class Index:
 
     def verify(self) -> list[str]:
         """Check the index against its library; one line for each thing that is wrong."""
-        if not self.is_current(self.library):
+        if self.about["state"] != self.library.state():
             return ["index: behind the shards; run `vmae-embed index` to bring it up to date"]
         problems = []
         for unit in self._units:
