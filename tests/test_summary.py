@@ -107,8 +107,6 @@ def test_a_run_that_has_nothing_to_do_leaves_none(tmp_path, folder):
 
 
 def test_how_a_run_ended_is_kept(tmp_path, folder):
-    lib = tmp_path / "lib"
-
     def interrupt(plan, progress):
         if progress.videos:
             signal.raise_signal(signal.SIGINT)
@@ -116,15 +114,17 @@ def test_how_a_run_ended_is_kept(tmp_path, folder):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run([folder], lib, encoder=ReadingEncoder(), observe=interrupt)
+            run([folder], tmp_path / "interrupted", encoder=ReadingEncoder(), observe=interrupt)
     finally:
         signal.signal(signal.SIGINT, handler)
+    assert [entry["ended"] for entry in runs(tmp_path / "interrupted")] == ["interrupted"]
+    lib = tmp_path / "lib"
     broken = ReadingEncoder()
     broken.encode = lambda frames: (_ for _ in ()).throw(RuntimeError("no more\nmemory"))
-    with pytest.raises(RuntimeError):
-        run([folder], lib, encoder=broken, retry_failed=True)
+    with pytest.raises(RuntimeError, match="no more\nmemory"):
+        run([folder], lib, encoder=broken)
     run([folder], lib, encoder=ReadingEncoder())
-    assert [entry["ended"] for entry in runs(lib)] == ["interrupted", "RuntimeError: no more memory", "done"]
+    assert [entry["ended"] for entry in runs(lib)] == ["RuntimeError: no more memory", "done"]
 
 
 def test_the_latest_runs_are_kept(tmp_path, folder):
