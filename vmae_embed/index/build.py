@@ -175,7 +175,10 @@ def _follow(
         if not why:
             how = "updated" if len(added) or len(gone) else "retuned"
             made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
-            _commit(draft, library, spec, chosen, kept + appended, made, changed, about["trained"])
+            trained = about["trained"]
+            if about["spec"] != spec.to_dict():  # what falls short later, falls short of this
+                trained = {**trained, "recall": chosen.measured.recall}
+            _commit(draft, library, spec, chosen, kept + appended, made, changed, trained)
             return made
     return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
 
