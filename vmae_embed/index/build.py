@@ -185,8 +185,10 @@ def _follow(
         if not why:
             how = "updated" if len(added) or len(gone) else "tuned"
             made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
-            units = kept + appended
-            commit_chosen(folder, draft, library, spec, chosen, units, made, changed=changed, trained=about["trained"])
+            units, trained = kept + appended, about["trained"]
+            if about["spec"] != spec.to_dict():  # what falls short later, falls short of this
+                trained = {**trained, "recall": chosen.measured.recall}
+            commit_chosen(folder, draft, library, spec, chosen, units, made, changed=changed, trained=trained)
             return made
         draft.abandon()
     return build(library, folder, spec, why=why, gpu=gpu, observe=observe)

@@ -271,7 +271,7 @@ class Index:
         """
         if queries.ndim != 2 or queries.shape[1] != self._vectors.shape[1]:
             raise UsageError(f"queries of shape {queries.shape}; this library takes (Q, {self._vectors.shape[1]})")
-        if not np.isfinite(queries).all():
+        if not (np.abs(queries) <= np.finfo(np.float32).max).all():
             raise UsageError("queries hold numbers that are not finite")
         if k < 1:
             raise UsageError(f"k={k}: give at least 1")

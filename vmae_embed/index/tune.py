@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from vmae_embed.index.ann import Effort, candidates
 from vmae_embed.index.backend import Knn
-from vmae_embed.index.similarity import exact_search, normalise
+from vmae_embed.index.similarity import exact_search, normalise, score
 
 _QUERIES = 1000
 # Of the library, that may be left out while it is measured.
 _HELD_OUT = 0.1
 _CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _TIMED_SEARCHES = 64
+# Of scores, relative: their float32.
+_ROUNDING = 1e-6
 
 # Relative costs of a search's parts, as measured on one core of an AVX2 machine (docs/benchmarks.md): a code that is
 # scanned, a byte of it; a candidate that is fetched and compared with in full, a number of it; a centroid, a number.
@@ -72,16 +74,21 @@ class Trial:
             seed: of the choice.
             knn: as `vmae_embed.index.similarity.exact_search` takes it.
         """
-        self._index = index
+        self._index, self._vectors, self._metric = index, vectors, metric
         held_out = _hold_out(live, videos, seed)
         self.queries = np.random.default_rng(seed).permutation(held_out)[:_QUERIES]
         self._rest = np.setdiff1d(live, held_out, assume_unique=True)
         self._at = min(at, len(self._rest))
+        # Of as many candidates, a neighbour is among fewer while videos are left out: count as many fewer.
+        self._share = len(self._rest) / len(live)
         asked = np.asarray(vectors[self.queries], dtype=np.float32)
         self._asked = np.ascontiguousarray(normalise(asked) if metric == "cosine" else asked, dtype=np.float32)
         # As many again, for those that are as near as the last that counts.
         scores, rows = exact_search(vectors, asked, 2 * self._at, metric, self._rest, knn)
-        self._truth = np.where(scores >= scores[:, self._at - 1 : self._at], rows, -1)
+        self._floor = scores[:, self._at - 1 : self._at]
+        self._truth = np.where(scores >= self._floor, rows, -1)
+        # Of clips that occur many times, any are as near: those are told by their scores.
+        self._tied = scores[:, -1] >= self._floor[:, 0]
         self._found: dict[int, NDArray[np.int64]] = {}
 
     def measure(self, effort: Effort) -> Measured:
@@ -91,7 +98,7 @@ class Trial:
 
     def _shares(self, effort: Effort) -> NDArray[np.float64]:
         places = self._places(effort.nprobe)
-        found = (places < effort.candidates * self._at).sum(axis=1)
+        found = (places < effort.candidates * self._at * self._share).sum(axis=1)
         shares: NDArray[np.float64] = np.minimum(found, self._at) / self._at
         return shares
 
@@ -101,11 +108,21 @@ class Trial:
             most = min(_CANDIDATES[-1] * self._at, self._index.ntotal)
             rows = candidates(self._index, self._asked, most, nprobe, self._rest)
             places = np.full(self._truth.shape, np.iinfo(np.int64).max)
-            for place, truth, found in zip(places, self._truth, rows, strict=True):
+            for query, (place, truth, found) in enumerate(zip(places, self._truth, rows, strict=True)):
+                if self._tied[query]:
+                    near = self._as_near(query, found[found >= 0])[: len(place)]
+                    place[: len(near)] = near
+                    continue
                 _, mine, theirs = np.intersect1d(truth, found[found >= 0], return_indices=True)
                 place[mine] = theirs
             self._found[nprobe] = places
         return self._found[nprobe]
+
+    def _as_near(self, query: int, found: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where among some rows those come that are as near to a query as the last that counts."""
+        scores = score(self._asked[query].astype(np.float64), self._vectors[found], self._metric)
+        floor = float(self._floor[query, 0])
+        return np.flatnonzero(scores >= floor - _ROUNDING * abs(floor))
 
     def tune(self, target: float) -> tuple[Effort, Measured]:
         """Find the least effort that reaches a recall with a margin of a standard error, or the most there is.
