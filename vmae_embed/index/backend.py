@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from typing import Any
 
@@ -42,6 +43,7 @@ def why_no_gpu() -> str | None:
     return None
 
 
+@functools.cache  # looking through all that is installed takes longer than a search
 def _is_installed(wheel: str) -> bool:
     try:
         importlib.metadata.version(wheel)
