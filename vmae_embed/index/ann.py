@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.similarity import normalise, rank
 
+# Queries from which on threads pay: where other work has the cores, meeting at the end costs them a time slice.
+_MANY = 16
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -92,7 +95,7 @@ def search(
     # In order, so that a memory map is read forward.
     rows = np.sort(candidates(index, asked, wanted, effort.nprobe, among), axis=1)
     products = None
-    if metric == "cosine" and vectors.dtype == np.float32:
+    if metric == "cosine" and vectors.dtype == np.float32 and len(queries) >= _MANY:
         products = _products(np.ascontiguousarray(queries, dtype=np.float32), vectors, rows)
     return rank(queries, vectors, rows, k, metric, products)
 
