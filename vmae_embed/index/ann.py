@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.similarity import normalise, rank
 
+# Queries from which on threads pay: where other work has the cores, meeting at the end costs them a time slice.
+_MANY = 16
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -90,10 +93,18 @@ def search(
     # As many for a single hit as the recall was measured with.
     wanted = min(max(k, at) * effort.candidates, index.ntotal)
     asked = np.ascontiguousarray(normalise(queries) if metric == "cosine" else queries, dtype=np.float32)
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    rows = np.full((len(queries), k), -1, dtype=np.int64)
-    for i, found in enumerate(candidates(index, asked, wanted, effort.nprobe, among)):
-        near = np.sort(found[found >= 0])  # in order, so that a memory map is read forward
-        exact, best = rank(queries[i], vectors, near, k, metric)
-        scores[i, : len(best)], rows[i, : len(best)] = exact, best
-    return scores, rows
+    # In order, so that a memory map is read forward.
+    rows = np.sort(candidates(index, asked, wanted, effort.nprobe, among), axis=1)
+    products = None
+    if metric == "cosine" and vectors.dtype == np.float32 and len(queries) >= _MANY:
+        products = _products(np.ascontiguousarray(queries, dtype=np.float32), vectors, rows)
+    return rank(queries, vectors, rows, k, metric, products)
+
+
+def _products(queries: NDArray[np.float32], vectors: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Products of each query with its rows, ``(Q, C)``; -inf for row -1. No vector is copied; all threads take part."""
+    faiss = import_faiss()
+    products = np.empty(rows.shape, dtype=np.float32)
+    arrays = (faiss.swig_ptr(array) for array in (products, queries, vectors, rows))
+    faiss.fvec_inner_products_by_idx(*arrays, vectors.shape[1], *rows.shape)
+    return products

@@ -17,6 +17,8 @@ _BLOCK = 16384
 _QUERIES = 1024
 _KNN_BLOCK = 262_144
 _ROOM = 32
+# Queries whose vectors are ranked at a time: they fit into a processor's cache.
+_TOGETHER = 16
 
 
 def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -27,46 +29,94 @@ def normalise(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return scaled
 
 
-def score(query: NDArray[np.float64], vectors: NDArray[Any], metric: str) -> NDArray[np.float64]:
-    """Compare one query with vectors, in float64.
+def score(queries: NDArray[np.float64], vectors: NDArray[Any], metric: str) -> NDArray[np.float64]:
+    """Compare each query with vectors of its own, in float64.
 
     Float32 sums put near-duplicates above a clip itself; here itself is 1 and all others are below.
 
     Args:
-        query: ``(D,)``.
-        vectors: ``(N, D)``.
+        queries: ``(Q, D)``.
+        vectors: ``(Q, N, D)``.
         metric: one of `vmae_embed.index.spec.METRICS`.
 
     Returns:
-        ``(N,)``.
+        ``(Q, N)``.
     """
     exact = vectors.astype(np.float64)
     if metric == "l2":
-        distances: NDArray[np.float64] = -np.sqrt(np.square(exact - query).sum(axis=1))
+        distances: NDArray[np.float64] = -np.sqrt(np.square(exact - queries[:, None]).sum(axis=2))
         return distances
-    products: NDArray[np.float64] = exact @ query
+    products: NDArray[np.float64] = (exact @ queries[:, :, None])[:, :, 0]
     if metric == "ip":
         return products
-    lengths = np.sqrt(np.einsum("nd,nd->n", exact, exact) * np.square(query).sum())
+    lengths = np.sqrt(np.einsum("qnd,qnd->qn", exact, exact) * np.square(queries).sum(axis=1)[:, None])
     cosines: NDArray[np.float64] = np.clip(products / np.where(lengths > 0, lengths, 1), -1, 1)
     return cosines
 
 
 def rank(
-    query: NDArray[np.floating[Any]], vectors: NDArray[Any], rows: NDArray[np.int64], k: int, metric: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rank some rows by their similarity to a query ``(D,)``.
+    queries: NDArray[np.floating[Any]],
+    vectors: NDArray[Any],
+    rows: NDArray[np.int64],
+    k: int,
+    metric: str,
+    products: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rank rows by their similarity to each query.
+
+    Args:
+        queries: ``(Q, D)``.
+        vectors: ``(N, D)``, may be a memory map; of unit length under cosine.
+        rows: ``(Q, C)``, ascending for each query; -1 for none.
+        k: best to return.
+        metric: one of `vmae_embed.index.spec.METRICS`.
+        products: ``(Q, C)`` of the rows with each query in float32, -inf for none, where they are known already;
+            only under cosine.
 
     Returns:
-        Scores and rows of the best k, or of all if there are fewer; equal scores in the order of the rows.
+        Scores and rows, each ``(Q, k)``, best first, equal scores in the order of the rows; row -1 and score -inf
+        where there are fewer.
     """
-    if 2 * k < len(rows) <= _BLOCK:
-        rough, slack = _rough(_float32(query[None]), vectors[rows], metric)
-        rows = rows[rough[0] >= np.partition(rough[0], -k)[-k] - 2 * slack[0]]
-    blocks = (vectors[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK))
-    scores = np.concatenate([np.empty(0), *(score(query.astype(np.float64), block, metric) for block in blocks)])
-    best = np.lexsort((rows, -scores))[:k]
-    return scores[best], rows[best]
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    best = np.full((len(queries), k), -1, dtype=np.int64)
+    step = max(min(_TOGETHER, _BLOCK // max(rows.shape[1], 1)), 1)
+    for start in range(0, len(queries), step):
+        few = slice(start, start + step)
+        near = _shortlist(queries[few], vectors, rows[few], k, metric, None if products is None else products[few])
+        exact = np.full(near.shape, -np.inf)
+        for first in range(0, near.shape[1], _BLOCK):
+            part = near[:, first : first + _BLOCK]
+            found = score(queries[few].astype(np.float64), vectors[part], metric)
+            exact[:, first : first + _BLOCK] = np.where(part < 0, -np.inf, found)
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        each = np.arange(len(order))[:, None]
+        scores[few, : order.shape[1]], best[few, : order.shape[1]] = exact[each, order], near[each, order]
+    return scores, best
+
+
+def _shortlist(
+    queries: NDArray[np.floating[Any]],
+    vectors: NDArray[Any],
+    rows: NDArray[np.int64],
+    k: int,
+    metric: str,
+    products: NDArray[np.float32] | None,
+) -> NDArray[np.int64]:
+    """Of each query's rows its k best, and those that float32 cannot tell from them, in the order of the rows."""
+    count = rows.shape[1]
+    if count <= 2 * k or count > _BLOCK:
+        return rows
+    asked = _float32(queries)
+    if products is None:
+        products, slack = _rough(asked, vectors[rows], metric)
+        products[rows < 0] = -np.inf
+    else:
+        slack = _slack(asked, vectors.dtype, metric)
+    floor = np.partition(products, count - k, axis=1)[:, count - k] - 2 * slack
+    lowest = np.maximum(floor, np.finfo(np.float32).min)  # of fewer than k, none is left out, and -1 is
+    most = max(int((products >= lowest[:, None]).sum(axis=1).max()), 1)
+    places = np.sort(np.argpartition(products, count - most, axis=1)[:, count - most :], axis=1)
+    return rows[np.arange(len(rows))[:, None], places]
 
 
 def exact_search(
@@ -103,8 +153,11 @@ def exact_search(
             if knn is None
             else _nearby_by(knn, vectors, _float32(asked[few]), k, rows)
         )
-        for i, near in enumerate(nearby, start):
-            scores[i], found[i] = rank(queries[i], vectors, near, k, metric)
+        near = list(nearby)
+        for first in range(0, len(near), _TOGETHER):
+            these = slice(start + first, start + first + _TOGETHER)
+            table = _as_table(near[first : first + _TOGETHER])
+            scores[these], found[these] = rank(queries[these], vectors, table, k, metric)
     return scores, found
 
 
@@ -159,26 +212,46 @@ def _still_near(
     return query[still], found[still], near[still]
 
 
+def _as_table(near: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    table = np.full((len(near), max(map(len, near))), -1, dtype=np.int64)
+    for line, rows in zip(table, near, strict=True):
+        line[len(line) - len(rows) :] = rows
+    return table
+
+
 def _rough(
     queries: NDArray[np.float32], vectors: NDArray[Any], metric: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Products in float32, in the order of the scores, and how far each query's may be off."""
-    # Of a sum of D products, in whatever order: within 6 sqrt(D) u but for one in 10^7 (Higham and Mary,
-    # A New Approach to Probabilistic Rounding Error Analysis, 2019). Sure bounds, D u, keep ten times as many.
-    unit = 6 * vectors.shape[1] ** 0.5 * np.finfo(np.float32).eps / 2
-    rounding = 2 * np.finfo(vectors.dtype if vectors.dtype.kind == "f" else np.float32).eps
+    """Products in float32, in the order of the scores, and how far each query's may be off.
+
+    Args:
+        queries: ``(Q, D)``.
+        vectors: ``(N, D)`` for all queries, or ``(Q, N, D)``.
+        metric: one of `vmae_embed.index.spec.METRICS`.
+    """
     block = _float32(vectors)
-    rough: NDArray[np.float32] = queries @ block.T
-    lengths = np.linalg.norm(queries, axis=1)
+    rough: NDArray[np.float32] = queries @ block.T if block.ndim == 2 else (block @ queries[:, :, None])[:, :, 0]
     if metric == "cosine":
-        # Stored vectors are of unit length up to their own rounding, which scores make good.
-        return rough, ((unit + rounding) * lengths).astype(np.float32)
-    squares = np.einsum("nd,nd->n", block, block)
-    longest = np.sqrt(squares.max(initial=0))
+        return rough, _slack(queries, vectors.dtype, metric)
+    squares = np.einsum("...d,...d->...", block, block)
     if metric == "l2":
         rough = rough - squares / 2
-        return rough, (unit * (longest * lengths + longest**2)).astype(np.float32)
-    return rough, (unit * longest * lengths).astype(np.float32)
+    return rough, _slack(queries, vectors.dtype, metric, np.sqrt(squares.max(axis=-1, initial=0)))
+
+
+def _slack(queries: NDArray[np.float32], dtype: np.dtype[Any], metric: str, longest: Any = 1) -> NDArray[np.float32]:
+    """How far products in float32 may be off, ``(Q,)``."""
+    # Of a sum of D products, in whatever order: within 6 sqrt(D) u but for one in 10^7 (Higham and Mary,
+    # A New Approach to Probabilistic Rounding Error Analysis, 2019). Sure bounds, D u, keep ten times as many.
+    unit = 6 * queries.shape[1] ** 0.5 * np.finfo(np.float32).eps / 2
+    if metric == "cosine":
+        # Stored vectors are of unit length up to their own rounding, which scores make good.
+        unit += 2 * np.finfo(dtype if dtype.kind == "f" else np.float32).eps
+    lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+    off_by: NDArray[np.float32] = (unit * (longest * lengths + (longest**2 if metric == "l2" else 0))).astype(
+        np.float32
+    )
+    return off_by
 
 
 def _float32(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -120,7 +120,8 @@ class Trial:
 
     def _as_near(self, query: int, found: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where among some rows those come that are as near to a query as the last that counts."""
-        scores = score(self._asked[query].astype(np.float64), self._vectors[found], self._metric)
+        asked = self._asked[query : query + 1].astype(np.float64)
+        scores = score(asked, self._vectors[found][None], self._metric)[0]
         floor = float(self._floor[query, 0])
         return np.flatnonzero(scores >= floor - _ROUNDING * abs(floor))
 
