@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vmae_embed.library import Library, LibraryConfig, clip_rows
 from vmae_embed.preprocess import Preprocessing
@@ -60,3 +61,13 @@ def clustered(count: int, width: int, *, clusters: int = 50, spread: float = 0.3
     centres = rng.normal(size=(clusters, width))
     vectors = centres[rng.integers(0, clusters, count)] + spread * rng.normal(size=(count, width))
     return (vectors * rng.uniform(0.5, 2, (count, 1))).astype(np.float32)
+
+
+def break_embedding(library: Library, unit: str, row: int, value: float) -> None:
+    """Put a number into a shard that the package would not write."""
+    path = library.path / f"clips/{unit}.parquet"
+    table = pq.read_table(path)
+    numbers = table["embedding"].combine_chunks().flatten().to_numpy().copy()
+    numbers[row * library.width] = value
+    column = pa.FixedSizeListArray.from_arrays(pa.array(numbers), library.width)
+    pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", column), path)

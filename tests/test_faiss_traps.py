@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from tests.libraries import add_clips, clustered, make_library
+from tests.libraries import add_clips, break_embedding, clustered, make_library
 from vmae_embed.errors import SearchIndexError, UsageError
 from vmae_embed.index import Effort, Index, IndexSpec, store
 from vmae_embed.index.ann import add, candidates, remove
@@ -140,9 +140,8 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path, factory, broken):
     vectors = clustered(800, 16)
     library = make_library(tmp_path / "lib", vectors)
     index = Index.build(library, IndexSpec(factory=factory))
-    bad = clustered(8, 16, seed=1)
-    bad[5, 3] = broken
-    add_clips(library, bad, prefix="bad", first_unit=9)
+    add_clips(library, clustered(8, 16, seed=1), prefix="bad", first_unit=9)
+    break_embedding(library, f"{9:016x}", 5, broken)
     message = r"clips/0{15}9\.parquet holds embeddings that are not finite \(1 of 8, the first of bad00001\.mp4#t=2"
     with pytest.raises(SearchIndexError, match=message):
         Index.update(library)
