@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.libraries import clustered, make_library
+from tests.libraries import break_embedding, clustered, make_library
 from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError, UsageError
 from vmae_embed.index import Effort, Index, IndexSpec, backend, similarity
 from vmae_embed.index.generation import writing
@@ -438,12 +436,7 @@ def test_one_clip(tmp_path):
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
     library = make_library(tmp_path / "lib", clustered(40, 16))
-    shard = next((library.path / "clips").glob("*.parquet"))
-    table = pq.read_table(shard)
-    broken = table["embedding"].combine_chunks().flatten().to_numpy().copy()
-    broken[16 * 3 + 2] = np.nan
-    column = pa.FixedSizeListArray.from_arrays(pa.array(broken), 16)
-    pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", column), shard)
+    break_embedding(library, f"{0:016x}", 3, np.nan)
     with pytest.raises(
         SearchIndexError, match=r"embeddings that are not finite \(1 of 40, the first of v00000.mp4#t=6"
     ):
