@@ -16,10 +16,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vmae_embed.duplicates import find_duplicates as find_duplicates
     from vmae_embed.encoder import Encoder as Encoder
     from vmae_embed.errors import VmaeEmbedError as VmaeEmbedError
+    from vmae_embed.exporter import export as export
     from vmae_embed.extractor import extract as extract
+    from vmae_embed.importer import import_vectors as import_vectors
     from vmae_embed.index import Index as Index
+    from vmae_embed.index import IndexSpec as IndexSpec
     from vmae_embed.library import Library as Library
     from vmae_embed.probe import LinearProbe as LinearProbe
     from vmae_embed.query import search as search
@@ -36,11 +40,15 @@ _HOMES = {
     "Encoder": "encoder",
     "Hit": "records",
     "Index": "index",
+    "IndexSpec": "index",
     "Library": "library",
     "LinearProbe": "probe",
     "Sampling": "sampling",
     "VmaeEmbedError": "errors",
+    "export": "exporter",
     "extract": "extractor",
+    "find_duplicates": "duplicates",
+    "import_vectors": "importer",
     "search": "query",
     "search_many": "query",
     "show": "report",
