@@ -256,8 +256,8 @@ def print_ratios(rows: dict[str, dict[str, Any]], target: str) -> None:
                 rate = rows[name]["queries_s"] / fastest["queries_s"]
                 latency = rows[name]["p50_ms"] / quickest["p50_ms"]
                 print(
-                    f"{target}, {name} / {what}: {rate:.2f} times the queries/s of {fastest['system']} in batches, "
-                    f"{latency:.2f} times the milliseconds of {quickest['system']} alone (p50)"
+                    f"{target}, {name} / {what}: {rate:.3g} times the queries/s of {fastest['system']} in batches, "
+                    f"{latency:.3g} times the milliseconds of {quickest['system']} alone (p50)"
                 )
 
 
