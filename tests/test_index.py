@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -326,6 +328,17 @@ def test_both_faiss_wheels_are_refused(monkeypatch):
     monkeypatch.setattr(backend, "_is_installed", lambda wheel: wheel in ("faiss-cpu", "faiss-gpu"))
     with pytest.raises(SearchIndexError, match="faiss-cpu and faiss-gpu are both installed and overwrite each other"):
         backend.import_faiss()
+
+
+@pytest.mark.parametrize(("wheel", "loaded"), [("faiss-cpu", False), ("faiss-gpu", True)])
+def test_torch_comes_before_a_faiss_built_for_cuda_12(wheel, loaded):
+    program = (
+        "import sys; from vmae_embed.index import backend;"
+        f"backend._is_installed = lambda wheel: wheel == {wheel!r};"
+        f"backend.import_faiss(); assert ('torch' in sys.modules) is {loaded};"
+        f"assert not {loaded} or list(sys.modules).index('torch') < list(sys.modules).index('faiss')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_no_faiss_says_how_to_get_it(monkeypatch):

@@ -147,6 +147,7 @@ def describe(index: Index) -> str:
     about = index.about
     latency = f"a search takes {about['latency_ms']['p50']:.1f} ms (99th percentile {about['latency_ms']['p99']:.1f})"
     what = f"{count_of(len(index), 'clip')}, {index.metric}"
+    trained = about["trained"]
     if index.effort is None:
         return f"exact index of {what}: every search compares all of them; {latency}"
     recall = about["recall"]
@@ -155,7 +156,8 @@ def describe(index: Index) -> str:
         f"{index.effort.candidates} candidates a hit compared in full; "
         f"recall@{recall['at']} {recall['measured']:.3f} ± {2 * recall['error']:.3f}, measured on "
         f"{recall['queries']:,} clips of videos left out; {latency}; "
-        f"{about['bytes_per_vector']:,.0f} bytes a clip in memory"
+        f"{about['bytes_per_vector']:,.0f} bytes a clip in memory; built in {trained['seconds']:.0f} s "
+        f"of {trained['clips']:,} clips"
     )
 
 

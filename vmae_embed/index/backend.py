@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +18,7 @@ Knn: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArr
 
 # All own the module `faiss`, and overwrite each other's files.
 _WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+_BUILT_FOR_CUDA_12 = {"faiss-gpu", "faiss-gpu-cu12"}
 
 
 @cache
@@ -31,6 +34,10 @@ def import_faiss() -> Any:
             f"{' and '.join(wheels)} are both installed and overwrite each other's files: "
             f"run `pip uninstall {' '.join(wheels)}`, then install one of them"
         )
+    if set(wheels) & _BUILT_FOR_CUDA_12:
+        # Loaded after it, torch's own CUDA libraries no longer fit.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch")
     try:
         import faiss
     except ImportError as error:
