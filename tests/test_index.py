@@ -512,3 +512,24 @@ def test_a_gpu_gives_the_same_answers(tmp_path):
     truth = exact(vectors, queries, 10)[1]
     found = index.search(queries, 10)[1]
     assert np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(truth, found, strict=True)]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_vectors_are_mapped_and_not_loaded(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(60_000, 256), clips_a_video=20)
+    Index.build(library, IndexSpec("IVF64,PQ64x4fsr", train_size=5000, target_recall=0.5))
+    program = (
+        "import re, sys, numpy as np; from pathlib import Path; from vmae_embed.index import Index;"
+        "from vmae_embed.library import Library\n"
+        "def anonymous():\n"
+        "    return int(re.search(r'RssAnon:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
+        "index = Index.open(Library.open(sys.argv[1]))\n"
+        "index.search(np.ones((1, 256)), 10); before = anonymous()\n"
+        "queries = np.random.default_rng(0).normal(size=(200, 256))\n"
+        "for query in queries: index.search(query[None], 10)\n"
+        "assert anonymous() - before < 6, anonymous() - before\n"  # of 59 MiB of vectors
+        "index.search(queries, 10, exact=True)\n"
+        "assert anonymous() - before < 59, anonymous() - before\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(library.path)], check=True)
