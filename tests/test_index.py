@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from tests.libraries import break_embedding, clustered, make_library
 from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError, UsageError
 from vmae_embed.index import Effort, Index, IndexSpec, backend, similarity
 from vmae_embed.index.generation import writing
+from vmae_embed.library import Library
 
 
 def exact(vectors, queries, k):
@@ -231,7 +234,7 @@ def test_what_cannot_be_built_says_why(some, arguments, message):
     with pytest.raises(UsageError, match=message) as caught:
         Index.build(some, IndexSpec(**arguments))
     assert "\n" not in str(caught.value)
-    assert not some.index_path.exists() or list(some.index_path.iterdir()) == []
+    assert not some.index_path.exists() or [path.name for path in some.index_path.iterdir()] == [".lock"]
 
 
 def test_an_ivfpq_can_be_asked_for_early(tmp_path):
@@ -292,7 +295,7 @@ def test_a_build_that_is_cut_off_leaves_the_index_before(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert Index.is_current(library)
     assert Index(library, library.index_path).about == before.about
-    assert {path.name for path in library.index_path.iterdir()} == {"index.json", "000001"}
+    assert {path.name for path in library.index_path.iterdir()} == {".lock", "index.json", "000001"}
 
 
 def test_verify_compares_every_vector(tmp_path):
@@ -320,7 +323,7 @@ def test_the_first_format_is_replaced(tmp_path):
         (library.index_path / name).write_bytes(b"old")
     (library.index_path / "index.json").write_text(json.dumps({"format": 1, "state": library.state()}))
     assert Index.open(library).verify() == []
-    assert {path.name for path in library.index_path.iterdir()} == {"index.json", "000001"}
+    assert {path.name for path in library.index_path.iterdir()} == {".lock", "index.json", "000001"}
 
 
 def test_both_faiss_wheels_are_refused(monkeypatch):
@@ -391,12 +394,26 @@ def test_memory_decides_about_the_codes(tmp_path):
     assert smaller.about["bytes_per_vector"] < small.about["bytes_per_vector"]
 
 
-def test_latency_goes_before_recall(tmp_path):
+def test_latency_goes_before_recall(tmp_path, monkeypatch):
+    asked = []
+
+    def by_work(search_one, queries):
+        asked.append(search_one(queries[:1]))
+        return {"p50": works.pop(0), "p99": 1.0}
+
+    monkeypatch.setattr("vmae_embed.index.choose.time_searches", by_work)
     library = make_library(tmp_path / "lib", clustered(5000, 64))
+    works = [1.0]
     free = Index.build(library, IndexSpec(factory="ivfpq", target_recall=1.0))
-    hurried = Index.build(library, IndexSpec(factory="ivfpq", target_recall=1.0, latency_ms=1e-6))
-    assert (hurried.effort.nprobe, hurried.effort.candidates) < (free.effort.nprobe, free.effort.candidates)
+    works = [1.0, 0.3]
+    hurried = Index.build(library, IndexSpec(factory="ivfpq", target_recall=1.0, latency_ms=0.4))
+    assert hurried.effort != free.effort
     assert hurried.about["recall"]["measured"] < free.about["recall"]["measured"]
+    assert hurried.about["latency_ms"]["p50"] == 0.3
+    # What no effort reaches costs no recall.
+    works = [1.0] * 5
+    impossible = Index.build(library, IndexSpec(factory="ivfpq", target_recall=1.0, latency_ms=0.4))
+    assert impossible.effort == free.effort
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
@@ -440,6 +457,53 @@ def test_vectors_that_are_all_the_same(tmp_path):
         assert scores[0] == pytest.approx(1)
         assert len(set(rows[0])) == 5
         assert index.about["recall"]["measured"] == 1
+
+
+def test_a_copied_library_keeps_its_index(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(2000, 16))
+    before = Index.build(library, IndexSpec("IVF8,PQ8x4fsr"))
+    shutil.copytree(library.path, tmp_path / "copy", copy_function=shutil.copyfile)  # other times
+    copy = Library.open(tmp_path / "copy")
+    for shard in (copy.path / "clips").iterdir():
+        os.utime(shard, ns=(1, 1))
+    assert not Index.is_current(copy)
+    made = Index.update(copy)
+    assert (made.how, made.why, made.added, made.removed) == ("updated", "", 0, 0)
+    assert Index.is_current(copy)
+    assert Index.open(copy).verify() == []
+    assert Index.update(copy).how == "unchanged"
+    assert Index.open(copy).about["trained"] == before.about["trained"]
+
+
+def test_a_damaged_index_is_built_anew(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(1000, 16))
+    path = files(Index.build(library, IndexSpec("IVF8,PQ8x4fsr"))) / "index.faiss"
+    path.write_bytes(path.read_bytes()[:-100])
+    with library.lock():
+        library.remove_videos(["v00000.mp4"])
+    assert Index.update(library).why == "what was stored of it is damaged"
+    assert Index.open(library).verify() == []
+
+
+def test_no_folder_of_other_things_becomes_an_index(tmp_path):
+    library = make_library(tmp_path / "lib", clustered(40, 16))
+    (tmp_path / "mine" / "2024").mkdir(parents=True)
+    with pytest.raises(UsageError, match="mine: holds something else than an index; give an empty folder"):
+        Index.build(library, folder=tmp_path / "mine")
+    assert (tmp_path / "mine" / "2024").exists()
+
+
+def test_an_interrupt_after_the_commit_leaves_the_new_index(tmp_path, monkeypatch):
+    library = make_library(tmp_path / "lib", clustered(40, 16))
+    Index.build(library)
+    monkeypatch.setattr(
+        "vmae_embed.index.generation.shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(library)
+    monkeypatch.undo()
+    assert Index(library, library.index_path).about["folder"] == "000002"
+    assert Index.open(library).verify() == []
 
 
 def test_one_clip(tmp_path):

@@ -118,5 +118,5 @@ def test_parts_that_cannot_be(library, number, of, spec, message):
 @pytest.mark.parametrize(("of", "spec"), [(3, SPEC), (2, IndexSpec("IVF16,SQ8"))])
 def test_parts_of_another_plan_are_refused(library, of, spec):
     Index.build_part(library, 1, 2, SPEC)
-    with pytest.raises(UsageError, match="holds parts of another plan: 2 of IVF16,PQ8x4fsr; give the options"):
+    with pytest.raises(UsageError, match="another plan: 2, with factory IVF16,PQ8x4fsr; give the options"):
         Index.build_part(library, 2, of, spec)

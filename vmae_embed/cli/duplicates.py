@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -115,8 +116,11 @@ def duplicates(
     for line in [_summary(found), *warnings]:
         say(line)
     if extras:
+        # A file that is in the library under two names is no copy of itself.
+        kept = {os.path.realpath(member.path) for member in found.members if member.copy_of is None and member.path}
         for member in found.extras:
-            click.echo(member.path or member.video_id)
+            if not member.path or os.path.realpath(member.path) not in kept:
+                click.echo(member.path or member.video_id)
     else:
         write_rows(_rows(found, by, is_table=output_format == "table"), output_format, _COLUMNS[by])
     if html is not None:

@@ -211,6 +211,12 @@ def _print_retrieval(index: Index, asked: Queries, retrieval: Retrieval, left_ou
     left = {"video": "; their own videos left out", "clip": "; they themselves left out"}.get(left_out, "")
     videos = "" if left_out == "nothing" else f" of {count_of(len(set(asked.videos.tolist())), 'video')}"
     click.echo(f"queries             {len(asked):,}{videos}{left}")
+    if index.effort is not None:
+        tuned = about["recall"]
+        click.echo(
+            f"when it was tuned   recall@{tuned['at']} {tuned['measured']:.4f}, of videos that are not in the library: "
+            "searches for what is in it go deeper, as they find themselves"
+        )
     for k, value in retrieval.recall.items():
         of = f"   (there are {retrieval.there})" if retrieval.there < k else ""
         click.echo(f"{f'recall@{k}':<20}{_text(value)}{of}")

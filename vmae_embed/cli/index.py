@@ -17,18 +17,37 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-class Bytes(click.ParamType[int]):
-    """A size such as ``800M`` or ``1.5G``, in bytes."""
+ANY = "any"
+
+
+class NumberOrAny(click.ParamType[float | str]):
+    """A number, or ``any`` to ask for nothing."""
+
+    def __init__(self, kind: type[int] | type[float], name: str) -> None:
+        self._kind, self.name = kind, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number, or ``any``."""
+        if value == ANY or isinstance(value, int | float):
+            return value  # type: ignore[no-any-return]
+        try:
+            return self._kind(value)
+        except ValueError:
+            self.fail(f"{value!r}: give a number, or any", param, ctx)
+
+
+class Bytes(click.ParamType[int | str]):
+    """A size such as ``800M`` or ``1.5G``, in bytes, or ``any``."""
 
     name = "SIZE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes."""
-        if isinstance(value, int):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the bytes, or ``any``."""
+        if value == ANY or isinstance(value, int):
+            return value  # type: ignore[no-any-return]
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
         if match is None:
-            self.fail(f"{value!r}: give bytes, or a size such as 800M or 1.5G", param, ctx)
+            self.fail(f"{value!r}: give bytes, a size such as 800M or 1.5G, or any", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
 
 
@@ -57,13 +76,28 @@ class Part(click.ParamType[tuple[int, int]]):
     "--target-recall", type=float, metavar="SHARE", help="Of the true nearest, to find. [default: as before; else 0.95]"
 )
 @click.option("--at", type=int, metavar="K", help="Of how many nearest. [default: as before; else 10]")
-@click.option("--memory", type=Bytes(), help="That it may take while it is searched: 800M, 1.5G. [default: any]")
-@click.option("--latency-ms", type=float, metavar="MS", help="That a single search may take, in the median.")
+@click.option("--memory", type=Bytes(), help="To take while searching: 800M, 1.5G. [default: as before; else any]")
+@click.option(
+    "--latency-ms",
+    type=NumberOrAny(float, "MS"),
+    metavar="MS",
+    help="Of a search, in the median. [default: as before; else any]",
+)
 @click.option(
     "--metric", type=click.Choice(("cosine", "ip", "l2")), help="What nearest means. [default: as before; else cosine]"
 )
-@click.option("--nlist", type=int, metavar="N", help="Cells of an IVF index. [default: chosen by size]")
-@click.option("--train-size", type=int, metavar="N", help="Clips to train on. [default: 64 a cell]")
+@click.option(
+    "--nlist",
+    type=NumberOrAny(int, "N"),
+    metavar="N",
+    help="Cells of an IVF index. [default: as before; else chosen by size]",
+)
+@click.option(
+    "--train-size",
+    type=NumberOrAny(int, "N"),
+    metavar="N",
+    help="Clips to train on. [default: as before; else 64 a cell]",
+)
 @click.option("--seed", type=int, metavar="N", help="Of sampling and clustering. [default: as before; else 0]")
 @click.option("--gpu", is_flag=True, help="Cluster on a GPU, where FAISS has one.")
 @click.option(
@@ -84,7 +118,7 @@ def index(
 
     It is tuned by measurement: clips of the library are left out and searched for, and the index looks at
     no more than reaches the target. Run it again after the library has changed: what is new is added and
-    what is gone removed; it trains anew only when recall has fallen short, and says why.
+    what is gone removed; it trains anew when recall has fallen short or the library has outgrown it, and says why.
 
     Searching does this by itself when it must; do it here to choose the index, or to wait now.
     """
@@ -94,17 +128,18 @@ def index(
 
     opened = Library.open(library)
     given = {name: value for name, value in asked.items() if value is not None}
+    wanted = {name: None if value == ANY else value for name, value in given.items()}
     before = Index.last_spec(opened).to_dict()
     # Another factory has cells of its own.
     if "factory" in given and "nlist" not in given:
         before["nlist"] = None
-    spec = IndexSpec.from_dict({**before, **given})
+    spec = IndexSpec.from_dict({**before, **wanted})
     if gpu and (reason := why_no_gpu()):
         say(f"--gpu: {reason}; going on without one")
         gpu = False
     with StageProgress() as progress:
         if part is not None:
-            merged = Index.build_part(opened, *part, IndexSpec(**given), gpu=gpu, observe=progress)
+            merged = Index.build_part(opened, *part, spec if given else None, gpu=gpu, observe=progress)
             if merged is None:
                 say(f"{library}: part {part[0]} of {part[1]} is there; the last to finish merges them")
                 return
@@ -127,8 +162,8 @@ def open_index(library: Library) -> Index:
     with StageProgress() as progress:
         opened = Index.open(library, observe=progress)
     if not Index.is_current(library):
-        what = "this is the index as it was" if Index.exists(library) else "this index is for now only"
-        say(f"{library.path}: another process is indexing, or nothing can be written: {what}")
+        what = "is as it was" if Index.exists(library) else "is for now only"
+        say(f"{library.path}: another process is writing, or nothing can be written: this index {what}")
     return opened
 
 

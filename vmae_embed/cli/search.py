@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "range_from",
     type=float,
     metavar="S",
-    help="All hits that score at least this, instead of K.",
+    help="All hits that score at least this, instead of K. An index may miss some; --exact does not.",
 )
 @click.option(
     "--combine",

@@ -21,6 +21,9 @@ CENTER_FROM = 20
 # 2,000 clips make two million pairs.
 _SAMPLE = 2000
 
+# Recall of an index from which on it is asked for copies.
+_TRUSTED = 0.9
+
 
 def find_duplicates(
     index: Index,
@@ -45,7 +48,7 @@ def find_duplicates(
         scope: ``between`` videos, ``within`` them, or ``both``.
         center: take the library's mean embedding off before comparing; None does from
             `CENTER_FROM` videos on.
-        exact: compare all clips with all instead of asking the index.
+        exact: compare all clips with all instead of asking the index; so too where its recall is under 0.9.
         min_clips: that must agree on an offset; between videos all of the shorter one will do.
         min_cover: share of its clips from which a video counts as held by another: that joins the
             two in a cluster, and makes the one an extra if the other is kept.
@@ -61,7 +64,8 @@ def find_duplicates(
     centered = len(clips.video_ids) >= CENTER_FROM if center is None else center
     vectors = Vectors(index, clips, center=centered)
     limits = Limits(threshold, scope, max_per_clip, max_pairs)
-    is_exact = exact or index.effort is None
+    # An index that misses what is near would miss copies.
+    is_exact = exact or index.effort is None or index.about["recall"]["measured"] < _TRUSTED
     matches = match(index, clips, vectors, limits, exact=is_exact, on_progress=on_progress)
     runs = vote(clips, matches, min_clips=min_clips)
     covers = cover(clips, matches, runs)

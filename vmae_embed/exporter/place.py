@@ -12,11 +12,9 @@ from pathlib import Path
 from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library import sync_directory, temporary_name
 
-# What a folder may hold that is replaced: files of exports, and Lance's own folders.
-_OURS = re.compile(
-    r"embeddings\.npy|metadata\.parquet|clips\.parquet|index\.faiss|README\.txt|part-\d+\.parquet"
-    r"|data|_versions|_transactions|_indices|_deletions|_refs"
-)
+# What a folder may hold that is replaced: files of exports, or Lance's own folders.
+_OURS = re.compile(r"embeddings\.npy|metadata\.parquet|clips\.parquet|index\.faiss|README\.txt|part-\d+\.parquet")
+_LANCE = re.compile(r"data|_versions|_transactions|_indices|_deletions|_refs")
 
 
 def check_place(out: Path, library: Path, *, is_file: bool, overwrite: bool) -> None:
@@ -44,7 +42,10 @@ def check_place(out: Path, library: Path, *, is_file: bool, overwrite: bool) -> 
     inside = [] if is_file else _list(out)
     if not overwrite and (is_file or inside):
         raise UsageError(f"{out}: exists; give another name, or --overwrite")
-    foreign = sorted(name for name in inside if not _OURS.fullmatch(name))
+    ours = _LANCE if "_versions" in inside else _OURS
+    foreign = sorted(name for name in inside if not ours.fullmatch(name))
+    if "README.txt" in inside and "index.faiss" not in inside:
+        foreign.append("README.txt")
     if foreign:
         raise UsageError(f"{out}: holds {foreign[0]}, which no export writes; give another name")
 
@@ -66,7 +67,12 @@ def placing(out: Path) -> Iterator[Path]:
         if out.is_dir():  # no rename replaces a folder that is not empty
             _remove(before)
             out.replace(before)
-        temporary.replace(out)
+        try:
+            temporary.replace(out)
+        except BaseException:
+            if before.exists():
+                before.replace(out)
+            raise
         _remove(before)
         sync_directory(out.parent)
     except BaseException as error:

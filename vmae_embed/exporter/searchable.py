@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from vmae_embed.exporter.rows import Observer, parquet_writer
 from vmae_embed.index import Index, import_faiss
+from vmae_embed.index.backend import write_faiss as write_faiss_file
 from vmae_embed.library import Library
 
 _GROUP_ROWS = 65_536
@@ -56,10 +57,7 @@ def write_faiss(library: Library, folder: Path, observe: Observer | None) -> int
             quantizer.hnsw.efSearch = max(2 * index.effort.nprobe, 64)
         probes = f"; nprobe {index.effort.nprobe} is set in the file"
         codes = " (of its codes; vmae-embed ranks what it finds by the stored vectors)"
-    try:
-        faiss.write_index(written, str(folder / "index.faiss"))
-    except RuntimeError as error:
-        raise OSError(f"FAISS: {error}") from error
+    write_faiss_file(written, folder / "index.faiss")
     _write_clips(index, folder / "clips.parquet")
     text = _README.format(
         factory=index.about["factory"],

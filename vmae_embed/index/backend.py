@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +56,18 @@ def why_no_gpu() -> str | None:
     if not faiss.get_num_gpus():
         return "FAISS sees no GPU"
     return None
+
+
+def write_faiss(index: Any, path: Path) -> None:
+    """Write an index of FAISS to a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    faiss = import_faiss()
+    # By its own files, FAISS passes over a disk that is full when the last bytes are written.
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def gpu_knn(metric: str) -> Knn:

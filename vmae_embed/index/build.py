@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError, SearchIndexError, UsageError
 from vmae_embed.index.ann import Effort, remove
 from vmae_embed.index.backend import import_faiss
-from vmae_embed.index.choose import Chosen, Rows, add_rows, choose, tune
+from vmae_embed.index.choose import Chosen, Rows, add_rows, choose, exact, tune
 from vmae_embed.index.generation import (
     CLIPS,
     FAISS,
     UNITS,
     UNITS_SCHEMA,
+    VECTORS,
     Draft,
     commit,
+    map_vectors,
     next_folder,
     read_about,
     read_arrow,
@@ -34,6 +37,8 @@ from vmae_embed.index.rows import (
     UnitRows,
     append_units,
     clips_schema,
+    prepare,
+    read_unit,
     rows_of,
     units_of,
     units_table,
@@ -115,22 +120,53 @@ def bring_up_to_date(
     Raises:
         SearchIndexError, UsageError, LibraryError: as `build` does.
     """
+    why = ""
     try:
         about = read_about(folder)
+        why = "what was stored of it is damaged"
         current = folder / str(about["folder"])
         before, held = IndexSpec.from_dict(about["spec"]), units_of(read_arrow(current / UNITS))
+        clips, vectors = read_arrow(current / CLIPS), map_vectors(current / VECTORS, int(about["rows"]))
+        if about["nprobe"] is not None and (current / FAISS).stat().st_size != about["faiss_bytes"]:
+            raise ValueError("another size than was written")
     except (OSError, ValueError, KeyError, TypeError, UsageError, pa.ArrowException):
-        return build(library, folder, spec, gpu=gpu, observe=observe)
+        return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
     if not before.builds_as(spec):
         return build(library, folder, spec, why="another index was asked for", gpu=gpu, observe=observe)
     signatures = library.signatures()
-    kept = [unit for unit in held if signatures.get(unit.unit) == unit.signature]
-    new = {unit: signature for unit, signature in signatures.items() if unit not in {k.unit for k in kept}}
-    if before == spec and not new and len(kept) == len(held):
+    kept = [
+        unit if signatures[unit.unit] == unit.signature else replace(unit, mtime_ns=signatures[unit.unit][1])
+        for unit in held
+        if unit.unit in signatures
+        and (signatures[unit.unit] == unit.signature or _is_copied(library, unit, signatures, clips, vectors, spec))
+    ]
+    known = {unit.unit for unit in kept}
+    new = {unit: signature for unit, signature in signatures.items() if unit not in known}
+    if before == spec and not new and kept == held:
         return Made("unchanged")
     if why := _outgrown(about, spec, library, kept, new):
         return build(library, folder, spec, why=why, gpu=gpu, observe=observe)
     return _follow(library, folder, spec, about, kept, new, gpu=gpu, observe=observe)
+
+
+def _is_copied(
+    library: Library,
+    unit: UnitRows,
+    signatures: Signatures,
+    clips: pa.Table,
+    vectors: NDArray[Any],
+    spec: IndexSpec,
+) -> bool:
+    """Whether a shard has another time but holds the same, as after a library was copied."""
+    if signatures[unit.unit][0] != unit.size:
+        return False
+    matrix, now = read_unit(library, unit.unit)
+    rows = slice(unit.first, unit.first + unit.rows)
+    return (
+        now is not None
+        and now.equals(_as_now(clips.slice(unit.first, unit.rows), library))
+        and np.array_equal(prepare(matrix, spec.metric).astype(vectors.dtype), vectors[rows])
+    )
 
 
 def _outgrown(about: dict[str, Any], spec: IndexSpec, library: Library, kept: list[UnitRows], new: Signatures) -> str:
@@ -146,7 +182,7 @@ def _outgrown(about: dict[str, Any], spec: IndexSpec, library: Library, kept: li
     if first_then is None and first_now is not None:
         return f"{live:,} clips are many for comparing with each"
     if about["rows"] + added - live > _HOLES * live:
-        return "most of what it held is gone"
+        return f"{about['rows'] + added - live:,} of its {about['rows'] + added:,} rows were of removed clips"
     return ""
 
 
@@ -164,29 +200,30 @@ def _follow(
     begun = time.monotonic()
     before = folder / str(about["folder"])
     held = units_of(read_arrow(before / UNITS))
-    gone = rows_of([unit for unit in held if unit not in kept])
+    known = {unit.unit for unit in kept}
+    gone = rows_of([unit for unit in held if unit.unit not in known])
     with drafting(library, next_folder(folder), after=(before, int(about["rows"]))) as draft:
         first, appended = draft.rows, list[UnitRows]()
         clips = append_units(draft, library, new, spec.metric, appended, observe)
-        rows = write_rows(draft, library, kept, appended, chain([_old_clips(before, library)], clips))
+        rows = write_rows(draft, library, kept, appended, chain([_as_now(read_arrow(before / CLIPS), library)], clips))
         added = np.arange(first, draft.rows)
         chosen = _read_chosen(about, before)
         if chosen.index is not None:
             remove(chosen.index, gone)
             add_rows(chosen.index, rows.vectors, added, observe)
         changed = int(about["changed"]) + len(gone) + len(added)
-        is_measured = chosen.index is not None and (
-            changed > _UNMEASURED * len(rows.live) or about["spec"] != spec.to_dict()
-        )
-        if is_measured:
-            keep = about["spec"] == spec.to_dict()
-            chosen, changed = tune(chosen, rows, spec, keep=keep, gpu=gpu, observe=observe), 0
+        is_same = about["spec"] == spec.to_dict()
+        is_measured = changed > _UNMEASURED * len(rows.live) or not is_same
+        if is_measured and chosen.index is None:
+            chosen, changed = exact(rows, spec), 0
+        elif is_measured:
+            chosen, changed = tune(chosen, rows, spec, keep=is_same, gpu=gpu, observe=observe), 0
         why = _fallen_short(about, spec, chosen, len(rows.live)) if is_measured else ""
         if not why:
-            how = "updated" if len(added) or len(gone) else "tuned"
+            how = "updated" if len(added) or len(gone) or is_same else "tuned"
             made = Made(how, "", len(added), len(gone), time.monotonic() - begun)
             units, trained = kept + appended, about["trained"]
-            if about["spec"] != spec.to_dict():  # what falls short later, falls short of this
+            if not is_same:  # what falls short later, falls short of this
                 trained = {**trained, "recall": chosen.measured.recall}
             commit_chosen(folder, draft, library, spec, chosen, units, made, changed=changed, trained=trained)
             return made
@@ -198,7 +235,12 @@ def _fallen_short(about: dict[str, Any], spec: IndexSpec, chosen: Chosen, count:
     """Say why an index has to be trained anew for its recall's sake; nothing if that is not so."""
     recall = f"recall@{spec.at} {chosen.measured.recall:.3f} instead of {spec.target_recall:g}"
     if about["spec"] != spec.to_dict():
-        return f"this one gives {recall}" if spec.factory == "auto" and not chosen.satisfies(spec) else ""
+        if spec.factory != "auto" or chosen.satisfies(spec):
+            return ""
+        if chosen.index is None:
+            return f"comparing with each takes {chosen.latency_ms['p50']:.2f} ms"
+        # What is short for the sake of time, would be so again.
+        return "" if spec.latency_ms is not None else f"this one gives {recall}"
     # What fell short when it was trained would again.
     trained = about["trained"]["recall"]
     if chosen.measured.recall >= (spec.target_recall if trained >= spec.target_recall else trained - _UNMEASURED):
@@ -223,10 +265,10 @@ def drafting(library: Library, folder: Path, *, after: tuple[Path, int] | None =
         raise LibraryError(f"{folder.parent}: cannot be written ({error.strerror or error})") from error
 
 
-def _old_clips(before: Path, library: Library) -> pa.Table:
+def _as_now(clips: pa.Table, library: Library) -> pa.Table:
+    """Clips with the columns that the library carries now."""
     schema = clips_schema(library)
-    clips = pa.concat_tables([schema.empty_table(), read_arrow(before / CLIPS)], promote_options="default")
-    return clips.select(schema.names)
+    return pa.concat_tables([schema.empty_table(), clips], promote_options="default").select(schema.names)
 
 
 def write_rows(
@@ -245,8 +287,10 @@ def write_rows(
     units = kept + appended
     draft.write_table(UNITS, [units_table(units)], UNITS_SCHEMA)
     live = rows_of(units)
-    videos = read_arrow(draft.folder / CLIPS)["video_id"].combine_chunks().dictionary_encode().indices
-    return Rows(draft.vectors(), live, np.asarray(videos, dtype=np.int32)[live])
+    # Piece by piece: Arrow joins no more than 2 GiB of text.
+    videos = read_arrow(draft.folder / CLIPS)["video_id"].dictionary_encode().unify_dictionaries()
+    numbers = [np.asarray(piece.indices, dtype=np.int32) for piece in videos.chunks]
+    return Rows(draft.vectors(), live, np.concatenate([np.empty(0, np.int32), *numbers])[live])
 
 
 def _read_chosen(about: dict[str, Any], before: Path) -> Chosen:
@@ -286,9 +330,8 @@ def commit_chosen(
         trained: what was said when it was trained; None: it has just been.
     """
     live = sum(unit.rows for unit in units)
-    held = float(library.width * np.dtype(library.config.stored).itemsize)
-    if chosen.index is not None:
-        held = draft.write_faiss(chosen.index) / max(live, 1)
+    written = None if chosen.index is None else draft.write_faiss(chosen.index)
+    held = library.width * np.dtype(library.config.stored).itemsize if written is None else written / max(live, 1)
     commit(
         folder,
         draft,
@@ -302,6 +345,7 @@ def commit_chosen(
             "recall": {"at": spec.at, **{_MEASURED[name]: value for name, value in asdict(chosen.measured).items()}},
             "latency_ms": chosen.latency_ms,
             "bytes_per_vector": round(held, 1),
+            "faiss_bytes": written,
             "trained": trained or {"clips": live, "recall": chosen.measured.recall, "seconds": made.seconds},
             "changed": changed,
             "made": asdict(made),

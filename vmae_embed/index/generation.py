@@ -20,11 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError
-from vmae_embed.index.backend import import_faiss
-from vmae_embed.library import exclusive, write_atomically
+from vmae_embed.index.backend import write_faiss
+from vmae_embed.library import exclusive, sync_directory, write_atomically
 
 FORMAT = 2
 
+LOCK = ".lock"
 VECTORS, CLIPS, UNITS, FAISS, ABOUT = "vectors.npy", "clips.arrow", "units.arrow", "index.faiss", "index.json"
 
 UNITS_SCHEMA = pa.schema(
@@ -76,7 +77,7 @@ def writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with exclusive(folder, "another process is indexing"):
+    with exclusive(folder / LOCK, "another process is indexing"):
         _clear_leftovers(folder)
         yield
 
@@ -100,6 +101,7 @@ class Draft:
         """
         folder.mkdir()
         self.folder, self.rows = folder, 0
+        self._counts = False
         self._path = folder / VECTORS
         self._width, self._dtype = width, np.dtype(stored)
         if after is not None:
@@ -126,26 +128,27 @@ class Draft:
         """Write an Arrow file."""
         with pa.OSFile(str(self.folder / name), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for table in batches:
-                writer.write_table(table.combine_chunks())
+                for batch in table.to_batches():
+                    writer.write_batch(batch)
 
     def write_faiss(self, index: Any) -> int:
         """Write the index of FAISS, and return its bytes."""
-        faiss = import_faiss()
-        # By its own files, FAISS passes over a disk that is full when the last bytes are written.
-        with (self.folder / FAISS).open("wb") as file:
-            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        write_faiss(index, self.folder / FAISS)
         return (self.folder / FAISS).stat().st_size
 
     def finish(self) -> None:
-        """Bring it all to the disk."""
+        """Bring it all to the disk; from then on it stays."""
         self._write_header()
         self._file.close()
         for path in self.folder.iterdir():
             _sync(path)
-        _sync(self.folder)
+        sync_directory(self.folder)
+        self._counts = True
 
     def abandon(self) -> None:
-        """Clear it away."""
+        """Clear it away, unless it was finished: it may count already, and else the next run clears it away."""
+        if self._counts:
+            return
         with contextlib.suppress(OSError):  # a full disk, which has been told of
             self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)

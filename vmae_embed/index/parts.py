@@ -20,12 +20,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError, UsageError
-from vmae_embed.index.backend import import_faiss
+from vmae_embed.index.backend import import_faiss, write_faiss
 from vmae_embed.index.build import Made, commit_chosen, drafting, write_rows
 from vmae_embed.index.choose import Chosen, add_rows, tune
 from vmae_embed.index.generation import (
     CLIPS,
     FAISS,
+    LOCK,
     UNITS,
     VECTORS,
     map_vectors,
@@ -80,8 +81,9 @@ def build_part(
     with _alone(folder):
         plan = _plan(library, folder, spec, of, gpu=gpu, observe=observe)
     mine = folder / f"{number:04}"
-    if not mine.exists():
-        _fill(library, folder, mine, plan["shares"][number - 1], spec, observe)
+    with exclusive(folder / f".{mine.name}.lock", "another process builds this part"):
+        if not mine.exists():
+            _fill(library, folder, mine, plan["shares"][number - 1], spec, observe)
     with _alone(folder):
         parts = [folder / f"{each:04}" for each in range(1, of + 1)]
         if not all(part.exists() for part in parts):
@@ -92,6 +94,15 @@ def build_part(
         return made
 
 
+def planned_spec(index_folder: Path) -> IndexSpec | None:
+    """What parts that were begun were asked for; None if there are none."""
+    try:
+        plan = json.loads((index_folder / "parts" / _PLAN).read_text(encoding="utf-8"))
+        return IndexSpec.from_dict(plan["spec"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other part plans or merges."""
@@ -99,7 +110,7 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with exclusive(folder, "another part plans or merges", wait=True):
+    with exclusive(folder / LOCK, "another part plans or merges", wait=True):
         yield
 
 
@@ -113,7 +124,7 @@ def _plan(
         plan = _make_plan(library, folder, spec, of, gpu=gpu, observe=observe)
     if plan["spec"] != spec.to_dict() or plan["of"] != of:
         raise UsageError(
-            f"{folder} holds parts of another plan: {plan['of']} of {plan['factory']}; "
+            f"{folder} holds parts of another plan: {plan['of']}, with factory {plan['spec']['factory']}; "
             "give the options that they were begun with, or delete it"
         )
     return plan
@@ -134,9 +145,9 @@ def _make_plan(
     sample = _sample(library, list(signatures), training_size(layout, spec.train_size), spec)
     index = train(layout, sample, spec.metric, spec.seed, gpu=gpu)
     try:
-        import_faiss().write_index(unpack(index), str(folder / _TRAINED))
-    except RuntimeError as error:
-        raise LibraryError(f"{folder}: cannot be written (FAISS: {error})") from error
+        write_faiss(unpack(index), folder / _TRAINED)
+    except OSError as error:
+        raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
     # Neighbouring units, as many clips to each part as can be.
     part = (np.cumsum(counts) - counts) * of // counts.sum()
     shares = [

@@ -246,7 +246,7 @@ def _slack(queries: NDArray[np.float32], dtype: np.dtype[Any], metric: str, long
     unit = 6 * queries.shape[1] ** 0.5 * np.finfo(np.float32).eps / 2
     if metric == "cosine":
         # Stored vectors are of unit length up to their own rounding, which scores make good.
-        unit += 2 * np.finfo(dtype if dtype.kind == "f" else np.float32).eps
+        unit += np.finfo(dtype if dtype.kind == "f" else np.float32).eps / 2
     lengths = np.sqrt(np.einsum("qd,qd->q", queries, queries))
     off_by: NDArray[np.float32] = (unit * (longest * lengths + (longest**2 if metric == "l2" else 0))).astype(
         np.float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,18 @@ from vmae_embed.errors import LibraryError, LibraryLocked, SearchIndexError, Usa
 from vmae_embed.index.ann import Effort, search
 from vmae_embed.index.backend import import_faiss
 from vmae_embed.index.build import Made, bring_up_to_date, build
-from vmae_embed.index.generation import CLIPS, FAISS, UNITS, VECTORS, map_vectors, read_about, read_arrow, writing
-from vmae_embed.index.parts import build_part
+from vmae_embed.index.generation import (
+    ABOUT,
+    CLIPS,
+    FAISS,
+    UNITS,
+    VECTORS,
+    map_vectors,
+    read_about,
+    read_arrow,
+    writing,
+)
+from vmae_embed.index.parts import build_part, planned_spec
 from vmae_embed.index.rows import Observer, prepare, read_unit, rows_of, units_of
 from vmae_embed.index.similarity import exact_search
 from vmae_embed.index.spec import IndexSpec
@@ -104,6 +115,8 @@ class Index:
             LibraryError: another process is indexing, a shard cannot be read, or the folder cannot be written to.
         """
         place = folder or library.index_path
+        if folder is not None and folder.exists() and any(folder.iterdir()) and not (folder / ABOUT).exists():
+            raise UsageError(f"{folder}: holds something else than an index; give an empty folder")
         with writing(place):
             build(library, place, spec or IndexSpec(), gpu=gpu, observe=observe)
         return cls(library, place)
@@ -139,9 +152,10 @@ class Index:
             except UsageError:
                 if spec is not None:
                     raise
-                # Fewer clips than what was asked for once needs.
-                possible = IndexSpec(target_recall=asked.target_recall, at=asked.at, metric=asked.metric)
-                return make(library, place, possible, gpu=gpu, observe=observe)
+                # Fewer clips than what was asked for once needs; what it may take still holds.
+                possible = replace(asked, factory="auto", nlist=None, train_size=None)
+                why = "the clips are too few for what was asked for"
+                return build(library, place, possible, why=why, gpu=gpu, observe=observe)
 
     @classmethod
     def build_part(
@@ -160,7 +174,8 @@ class Index:
             library: to index.
             number: of this part, from 1.
             of: how many there are.
-            spec: what is asked of the index, the same for all parts; None for the defaults.
+            spec: what is asked of the index, the same for all parts; None for what other parts or the
+                present index were asked for.
             gpu: cluster and measure on a GPU.
             observe: is told what is being done, how much of it is done, and how much there is.
 
@@ -171,7 +186,8 @@ class Index:
             UsageError: no such part, parts of another plan are there, or the clips are too few for parts.
             SearchIndexError, LibraryError: as `build` does.
         """
-        return build_part(library, library.index_path, spec or IndexSpec(), number, of, gpu=gpu, observe=observe)
+        asked = spec or planned_spec(library.index_path) or cls.last_spec(library)
+        return build_part(library, library.index_path, asked, number, of, gpu=gpu, observe=observe)
 
     @classmethod
     def open(cls, library: Library, *, observe: Observer | None = None) -> Index:

@@ -16,6 +16,7 @@ from vmae_embed.index.similarity import exact_search, normalise, score
 _QUERIES = 1000
 # Of the library, that may be left out while it is measured.
 _HELD_OUT = 0.1
+_VIDEOS = 200
 _CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 _TIMED_SEARCHES = 64
 # Of scores, relative: their float32.
@@ -32,7 +33,7 @@ class Measured:
 
     Attributes:
         recall: share of the true nearest that were found.
-        error: standard error of that.
+        error: standard error of that, as of so many videos and not of so many clips.
         queries: that it was measured on.
     """
 
@@ -75,8 +76,9 @@ class Trial:
             knn: as `vmae_embed.index.similarity.exact_search` takes it.
         """
         self._index, self._vectors, self._metric = index, vectors, metric
-        held_out = _hold_out(live, videos, seed)
+        held_out = hold_out(live, videos, seed)
         self.queries = np.random.default_rng(seed).permutation(held_out)[:_QUERIES]
+        self._videos = videos[np.searchsorted(live, self.queries)]
         self._rest = np.setdiff1d(live, held_out, assume_unique=True)
         self._at = min(at, len(self._rest))
         # Of as many candidates, a neighbour is among fewer while videos are left out: count as many fewer.
@@ -94,7 +96,10 @@ class Trial:
     def measure(self, effort: Effort) -> Measured:
         """Measure the recall of an effort."""
         shares = self._shares(effort)
-        return Measured(float(shares.mean()), float(shares.std() / max(len(shares), 1) ** 0.5), len(shares))
+        recall = float(shares.mean())
+        # Of whole videos: their clips do as well as each other.
+        missed = np.bincount(self._videos, weights=shares - recall)
+        return Measured(recall, float(np.sqrt(np.square(missed).sum()) / len(shares)), len(shares))
 
     def _shares(self, effort: Effort) -> NDArray[np.float64]:
         places = self._places(effort.nprobe)
@@ -192,15 +197,24 @@ def _steps(nlist: int) -> list[int]:
     return sorted({n for n in [*doubling, *between] if n < nlist} | {nlist})
 
 
-def _hold_out(live: NDArray[np.int64], videos: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
-    """Rows of whole videos, chosen at random: a tenth of all at most; of single clips where videos are too large."""
+def hold_out(live: NDArray[np.int64], videos: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
+    """Rows of whole videos to leave out, chosen at random: a tenth of all at most; single clips where videos are large.
+
+    Args:
+        live: ascending rows.
+        videos: of each of those, a number of its video.
+        seed: of the choice.
+    """
     rng = np.random.default_rng(seed)
     allowed = max(int(_HELD_OUT * len(live)), 1)
     sizes = np.bincount(videos)
     order = rng.permutation(len(sizes))
     order = order[sizes[order] <= max(allowed // 8, 1)]
-    chosen = order[np.cumsum(sizes[order]) <= min(allowed, 2 * _QUERIES)]
-    held_out = live[np.isin(videos, chosen)]
+    total = np.cumsum(sizes[order])
+    # Many videos, for the clips of one are alike; and no more than that takes.
+    enough = (total >= 2 * _QUERIES) & (np.arange(len(order)) + 1 >= _VIDEOS)
+    most = int(enough.argmax()) + 1 if enough.any() else len(order)
+    held_out = live[np.isin(videos, order[:most][total[:most] <= allowed])]
     wanted = min(_QUERIES // 4, allowed)
     if len(held_out) < wanted:
         others = np.setdiff1d(live, held_out, assume_unique=True)

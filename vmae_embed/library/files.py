@@ -64,29 +64,32 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out of a directory that ask for the same.
+def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out that ask for the same.
 
-    The lock is the operating system's, on the directory: it ends with the process.
+    The lock is the operating system's: it ends with the process.
 
     Args:
-        folder: the directory.
-        busy: what to say when another process is in it.
-        wait: until no other is, instead.
+        path: of a directory, or of a file that is made if missing, which network file systems lock as well.
+        busy: what to say when another process has it.
+        wait: until no other has, instead.
 
     Raises:
-        LibraryLocked: another process is in it.
-        LibraryError: the directory cannot be opened.
+        LibraryLocked: another process has it.
+        LibraryError: it cannot be opened.
     """
+    folder = path if path.is_dir() else path.parent
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be opened ({error.strerror})") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            # Some network file systems lock no directories: there, what is written is idempotent anyway.
+            # Some network file systems lock no directories: the units that go there are idempotent.
+            if not path.is_dir() and error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise LibraryError(f"{path}: this file system has no locks ({error.strerror}); use another") from error
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise LibraryLocked(f"{folder}: {busy}; wait for it or stop it") from None
         yield
