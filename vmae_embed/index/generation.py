@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError
 from vmae_embed.index.backend import write_faiss
-from vmae_embed.library import exclusive, sync_directory, write_atomically
+from vmae_embed.library import exclusive, remove_leftovers, sync_directory, write_atomically
 
 FORMAT = 2
 
@@ -180,6 +180,7 @@ def commit(index_folder: Path, draft: Draft, about: Mapping[str, Any]) -> None:
 
 
 def _clear_leftovers(index_folder: Path) -> None:
+    remove_leftovers(index_folder)
     current = _folder_of(index_folder)
     for leftover in index_folder.iterdir():
         if leftover.is_dir() and leftover.name.isdigit() and leftover.name != current:

@@ -115,7 +115,7 @@ class Index:
             LibraryError: another process is indexing, a shard cannot be read, or the folder cannot be written to.
         """
         place = folder or library.index_path
-        if folder is not None and folder.exists() and any(folder.iterdir()) and not (folder / ABOUT).exists():
+        if folder is not None and any(folder.glob("[!.]*")) and not (folder / ABOUT).exists():
             raise UsageError(f"{folder}: holds something else than an index; give an empty folder")
         with writing(place):
             build(library, place, spec or IndexSpec(), gpu=gpu, observe=observe)

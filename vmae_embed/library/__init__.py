@@ -1,7 +1,14 @@
 """The library on disk: ``library.json``, shards of clips and of failures, always whole."""
 
 from vmae_embed.library.config import LibraryConfig
-from vmae_embed.library.files import exclusive, require_own_place, sync_directory, temporary_name, write_atomically
+from vmae_embed.library.files import (
+    exclusive,
+    remove_leftovers,
+    require_own_place,
+    sync_directory,
+    temporary_name,
+    write_atomically,
+)
 from vmae_embed.library.shards import RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
 from vmae_embed.library.verify import verify
@@ -14,6 +21,7 @@ __all__ = [
     "LibraryConfig",
     "clip_rows",
     "exclusive",
+    "remove_leftovers",
     "require_own_place",
     "sync_directory",
     "temporary_name",
