@@ -77,7 +77,7 @@ def writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with exclusive(folder / LOCK, "another process is indexing"):
+    with exclusive(folder, "another process is indexing", name=LOCK):
         _clear_leftovers(folder)
         yield
 

@@ -81,7 +81,7 @@ def build_part(
     with _alone(folder):
         plan = _plan(library, folder, spec, of, gpu=gpu, observe=observe)
     mine = folder / f"{number:04}"
-    with exclusive(folder / f".{mine.name}.lock", "another process builds this part"):
+    with exclusive(folder, "another process builds this part", name=f".{mine.name}.lock"):
         if not mine.exists():
             _fill(library, folder, mine, plan["shares"][number - 1], spec, observe)
     with _alone(folder):
@@ -110,7 +110,7 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with exclusive(folder / LOCK, "another part plans or merges", wait=True):
+    with exclusive(folder, "another part plans or merges", name=LOCK, wait=True):
         yield
 
 

@@ -64,23 +64,23 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+def exclusive(folder: Path, busy: str, *, name: str | None = None, wait: bool = False) -> Iterator[None]:
     """Keep other processes out that ask for the same.
 
     The lock is the operating system's: it ends with the process.
 
     Args:
-        path: of a directory, or of a file that is made if missing, which network file systems lock as well.
+        folder: what they are kept out of.
         busy: what to say when another process has it.
-        wait: until no other has, instead.
+        name: of a file in it, made if missing, that is locked in its place: network file systems lock files only.
+        wait: until no other has it, instead.
 
     Raises:
         LibraryLocked: another process has it.
         LibraryError: it cannot be opened.
     """
-    folder = path if path.is_dir() else path.parent
     try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(folder / (name or ""), os.O_RDWR | os.O_CREAT if name else os.O_RDONLY, 0o666)
     except OSError as error:
         raise LibraryError(f"{folder}: cannot be opened ({error.strerror})") from error
     try:
@@ -88,8 +88,10 @@ def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             # Some network file systems lock no directories: the units that go there are idempotent.
-            if not path.is_dir() and error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise LibraryError(f"{path}: this file system has no locks ({error.strerror}); use another") from error
+            if name and error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise LibraryError(
+                    f"{folder}: this file system has no locks ({error.strerror}); use another"
+                ) from error
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise LibraryLocked(f"{folder}: {busy}; wait for it or stop it") from None
         yield
