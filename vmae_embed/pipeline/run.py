@@ -8,9 +8,10 @@ clips of one unit, so a unit's vectors do not depend on what ran beside it.
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -93,6 +94,19 @@ def run_units(
             stages.stop()
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let no second Ctrl-C cut short what the first one began; only the main thread ever hears one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None where C code had set it
+
+
 class _Stages:
     def __init__(
         self, units: Iterable[Unit], encoder: ClipEncoder, library: Library, pool: DecodePool, workers: int
@@ -105,11 +119,10 @@ class _Stages:
         self._to_write: Channel[UnitRows | None] = Channel(_BATCHES_AHEAD)
         self._transfer_s = 0.0
         self._said: SimpleQueue[Progress | BaseException | None] = SimpleQueue()
-        self._ended = []
-        for stage in (self._feed, self._encode, self._write):
-            ended = threading.Event()
-            threading.Thread(target=self._run, args=(stage, ended), daemon=True).start()
-            self._ended.append(ended)
+        stages = (self._feed, self._encode, self._write)
+        self._threads = [threading.Thread(target=self._run, args=(stage,), daemon=True) for stage in stages]
+        for thread in self._threads:
+            thread.start()
 
     def progress(self) -> Generator[Progress, None, None]:
         """Say what happens until all is written; raise what a stage raises."""
@@ -120,24 +133,20 @@ class _Stages:
 
     def stop(self) -> None:
         """End the stages, wherever they are; a batch or a shard that has been begun is finished."""
-        self._pool.stop()
-        for channel in (self._free, self._to_encode, self._to_write):
-            channel.close()
-        # Not by joining the threads: a second Ctrl-C would have Python take them for ended (until 3.13).
-        for ended in self._ended:
-            while not ended.is_set():
-                with contextlib.suppress(KeyboardInterrupt):
-                    ended.wait()
+        with _deaf_to_ctrl_c():
+            self._pool.stop()
+            for channel in (self._free, self._to_encode, self._to_write):
+                channel.close()
+            for thread in self._threads:
+                thread.join()
 
-    def _run(self, stage: Callable[[], None], ended: threading.Event) -> None:
+    def _run(self, stage: Callable[[], None]) -> None:
         try:
             stage()
         except Closed:
             pass
         except BaseException as error:  # the main thread raises it
             self._said.put(error)
-        finally:
-            ended.set()
 
     # First stage: clips to batches ---------------------------------------------------------------
 
