@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from descriptors import frame_difference, mean_colour
 from feature_tests import knn_accuracy, linear_accuracy, pooled
+from initial_weights import prepare
 from masked_autoencoder import masked_loss, take, targets, tube_order, tubelets
-from procedural import Dice, labelled_clips
+from procedural import Dice, labelled_clips, random_clips
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from vmae_embed.checkpoint import load_checkpoint
 from vmae_embed.decode import cropping, decode_clips
@@ -31,26 +32,19 @@ SEED = 1_000_003  # of no training
 Features = Callable[[Tensor], Tensor]
 
 
-def mean_colour(clips: Tensor) -> Tensor:
-    """Mean colours on a grid of 7 x 7, over all frames: ``(B, 147)``."""
-    return torch.stack([adaptive_avg_pool2d(clip.float().mean(0), 7).flatten() for clip in clips])
-
-
-def frame_difference(clips: Tensor) -> Tensor:
-    """Mean absolute differences of successive frames, on a grid of 7 x 7 and for each moment: ``(B, 64)``."""
-    rows = []
-    for clip in clips:
-        changed = clip.float().mean(1).diff(dim=0).abs()
-        rows.append(torch.cat([adaptive_avg_pool2d(changed.mean(0)[None], 7).flatten(), changed.mean((1, 2))]))
-    return torch.stack(rows)
-
-
 def random_model(like: Any) -> Any:
     """The same architecture as transformers initialises it."""
     from transformers import VideoMAEForPreTraining
 
     torch.manual_seed(SEED)
     return VideoMAEForPreTraining(like.config).eval()
+
+
+def first_model(like: Any) -> Any:
+    """The same architecture as training starts with it."""
+    model = random_model(like)
+    prepare(model, random_clips(Dice(SEED), 64, frames=16, side=112))
+    return model
 
 
 def generated(features: dict[str, Features], held_out: bool, each: int) -> None:
@@ -133,14 +127,15 @@ def main() -> None:
 
     folder = Path(__file__).parents[1] / "vmae_embed/checkpoints/demo" if given.model == "demo" else given.model
     model = VideoMAEForPreTraining.from_pretrained(folder, dtype="float32").eval()
-    fresh = random_model(model)
+    fresh, first = random_model(model), first_model(model)
     print(time.strftime("%Y-%m-%d"))
     layers = range(1, model.config.num_hidden_layers + 1)
     by_layer = {f"layer {layer}, mean": lambda clips, layer=layer: pooled(model, clips, layer) for layer in layers}
-    first = {"all layers, first token": lambda clips: pooled(model, clips, first_token=True)}
-    generated({**by_layer, **first}, held_out=False, each=max(2, given.each // 3))
+    token = {"all layers, first token": lambda clips: pooled(model, clips, first_token=True)}
+    generated({**by_layer, **token}, held_out=False, each=max(2, given.each // 3))
     features = {
         "this checkpoint": lambda clips: pooled(model, clips),
+        "the weights it starts from": lambda clips: pooled(first, clips),
         "random weights": lambda clips: pooled(fresh, clips),
         "mean colour": mean_colour,
         "frame difference": frame_difference,

@@ -14,6 +14,9 @@ from torch import Tensor
 # Dimensions that hardly vary are not blown up beyond this part of the middling spread.
 _LEAST_SPREAD = 0.25
 
+# Of the mean that embeddings share, so much is left, in units of their spread: cosines rise by its square.
+_KEPT_MEAN = 0.05
+
 
 def export(model: Any, folder: Path, clips: Tensor) -> None:
     """Save weights in float16, ``config.json`` and ``preprocessor_config.json``.
@@ -37,13 +40,14 @@ def export(model: Any, folder: Path, clips: Tensor) -> None:
 
 @torch.no_grad()
 def standardised(model: Any, vectors: Tensor) -> Any:
-    """Return the model with mean-pooled embeddings of mean 0 and even spread, and the same reconstructions.
+    """Return the model with mean-pooled embeddings of mean nearly 0 and even spread, and the same reconstructions.
 
     Embeddings of a masked autoencoder share a strong mean, beside which all cosines are near 1. Pooling
     is a mean of what the final norm puts out, so shifting and scaling can be part of that norm's own
     weight and bias, and the decoder's first product takes them back. It has no bias to take the shift
     back with, but normed tokens sum to zero before weight and bias, so that a certain sum of what comes
-    out is always the same number: that is its bias.
+    out is always the same number: that is its bias. Of embeddings that are centred exactly that number is 0,
+    so a little of their mean is left where it makes this number large, for weights that float16 can hold.
 
     Args:
         vectors: ``(B, D)`` float32, mean-pooled embeddings as they are now.
@@ -54,6 +58,7 @@ def standardised(model: Any, vectors: Tensor) -> Any:
     spread = spread.clamp(min=_LEAST_SPREAD * spread.median().item())
     old = into_decoder.weight.clone()
     norm.weight /= spread
+    mean -= _KEPT_MEAN * spread * norm.weight / norm.weight.square().mean().sqrt()
     norm.bias.copy_((norm.bias - mean) / spread)
     constant = (norm.bias / norm.weight).sum()
     into_decoder.weight.copy_(old * spread + torch.outer(old @ mean, 1 / (norm.weight * constant)))

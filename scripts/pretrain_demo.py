@@ -1,14 +1,15 @@
 """Pre-train the small VideoMAE that the package brings along (``--model demo``), on generated videos alone.
 
-Masked-autoencoder training of transformers' ``VideoMAEForPreTraining`` as published (tube masking at
-90%, each tubelet's pixels normalised by themselves), on clips that `procedural` draws while it
-trains. Nothing is read from anywhere. Killed at any moment, the same command goes on from the last
-saved state; the same seed gives the same losses within rounding on the same machine.
+Masked-autoencoder training of transformers' ``VideoMAEForPreTraining`` as published, but for masking
+80% of the tubes (each tubelet's pixels are normalised by themselves), together with questions about
+what other clips show (`teaching`). All clips are drawn by `procedural` while it trains. Nothing is read
+from anywhere. Killed at any moment, the same command goes on from the last saved state; the same seed
+gives the same losses within rounding on the same machine.
 
     python scripts/pretrain_demo.py -o runs/demo
     python scripts/pretrain_demo.py -o runs/demo --export vmae_embed/checkpoints/demo
 
-The folder holds ``log.jsonl`` (loss, learning rate and, every so often, kNN accuracy on generated
+The folder holds ``log.jsonl`` (losses, learning rate and, every so often, kNN accuracy on generated
 classes of training's own kinds) and ``state.pt``.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections import deque
 from pathlib import Path
@@ -38,10 +40,9 @@ DECODED_MOMENTS = 3
 BLOCK = 16  # clips drawn at a time
 POOL = 128  # blocks to draw batches from
 PROBE_EACH = 4
+MASKED_SHARE = 0.375  # clips that are reconstructed, for each that questions are asked about
+HEADS_RATE = 5  # times the learning rate, for the questions' heads
 WARM_UP, LOG_EVERY, PROBE_EVERY = 200, 100, 500  # steps
-# From this step on most of the work is questions (see `teaching`), at half the learning rate.
-TEACH_FROM = 1500
-MASKED_SHARE, MASKED_WEIGHT = 0.25, 3.0  # of a batch's clips, and of the loss, from then on
 
 
 def architecture() -> Any:
@@ -77,7 +78,7 @@ class Pool:
 
     def batch(self, step: int, dice: Dice) -> Tensor:
         """Return ``(B, T, 3, H, W)`` uint8."""
-        wanted = POOL // 8 + int(step * self._batch / (self._reuse * BLOCK))
+        wanted = max(1, POOL // 8) + int(step * self._batch / (self._reuse * BLOCK))
         for number in range(max(self._made, wanted - POOL), wanted):
             drawn = Dice(_seed_of(self._seed, 1, number), self._device)
             self._blocks.append(random_clips(drawn, BLOCK, frames=FRAMES, side=SIDE))
@@ -125,47 +126,42 @@ def train(folder: Path, *, seed: int, steps: int, batch: int, peak: float, reuse
     torch.manual_seed(seed)
     model = VideoMAEForPreTraining(architecture()).to(device)
     prepare(model, random_clips(Dice(_seed_of(seed, 0, 0), device), 4 * BLOCK, frames=FRAMES, side=SIDE))
-    optimiser = optimiser_of(model)
-    settings = {"seed": seed, "batch": batch, "peak": peak, "reuse": reuse}
     questions = Questions(model.config.hidden_size, FRAMES).to(device)
+    optimiser = optimiser_of(model)
     asking = torch.optim.AdamW(questions.parameters(), lr=0.0, betas=(0.9, 0.98), fused=True)
-    parts = {"model": model, "optimiser": optimiser, "questions": questions, "asking": asking}
+    optimisers = ((optimiser, 1), (asking, HEADS_RATE))
+    settings = {"seed": seed, "batch": batch, "peak": peak, "reuse": reuse}
+    parts = {"model": model, "questions": questions, "optimiser": optimiser, "asking": asking}
     start, spent = _resume(folder / "state.pt", parts, settings, device)
     lessons = Lessons(_seed_of(seed, 5, 0), device, FRAMES, SIDE)
-    pool = Pool(seed, device, batch, reuse)
+    pool = Pool(seed, device, math.ceil(batch * MASKED_SHARE), reuse)
     judged = labelled_clips(Dice(_seed_of(seed, 3, 0), device), PROBE_EACH, held_out=False, frames=FRAMES, side=SIDE)
     began, losses, answers = time.monotonic() - spent, [], []
     for step in range(start, steps):
         dice = Dice(_seed_of(seed, 2, step), device)
-        teaching = step >= TEACH_FROM
-        rate = learning_rate(step, steps, peak) * (0.5 if teaching else 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        clips = pool.batch(step, dice)[: int(batch * MASKED_SHARE) if teaching else batch]
+        rate = learning_rate(step, steps, peak)
+        for optimiser, times in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = times * rate
+        clips = pool.batch(step, dice)
         order = tube_order(dice, len(clips), model.config)
         seen, hidden = order[:, :SEEN_TUBES], order[:, SEEN_TUBES:]
         moments = torch.rand(hidden.shape, generator=dice.generator, device=device).argsort(2)[..., :DECODED_MOMENTS]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = masked_loss(model, clips, seen.flatten(1), hidden.gather(2, moments).flatten(1))
-            whole = loss
-            if teaching:
-                asking.param_groups[0]["lr"] = 4 * rate
-                taught = lessons.batch(step - TEACH_FROM, batch, dice)
-                asked = taught_loss(model, questions, taught, dice)
-                whole = MASKED_WEIGHT * loss + asked
-                answers.append(asked.item())
-        optimiser.zero_grad()
-        asking.zero_grad()
-        whole.backward()
+            asked = taught_loss(model, questions, lessons.batch(step, batch, dice), dice)
+        model.zero_grad()
+        questions.zero_grad()
+        (loss + asked).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        if teaching:
-            asking.step()
+        for optimiser, _ in optimisers:
+            optimiser.step()
+        answers.append(asked.item())
         losses.append(loss.item())
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             line = {"step": step + 1, "clips": (step + 1) * batch, "loss": round(sum(losses) / len(losses), 5)}
-            line |= {"lr": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - began, 1)}
-            line |= {"asked": round(sum(answers) / len(answers), 4)} if answers else {}
+            line |= {"lr": rate, "seconds": round(time.monotonic() - began, 1)}
+            line["asked"] = round(sum(answers) / len(answers), 4)
             losses, answers = [], []
             if (step + 1) % PROBE_EVERY == 0 or step + 1 == steps:
                 vectors = pooled(model, judged.clips)
@@ -197,9 +193,9 @@ def _resume(path: Path, parts: dict[str, Any], settings: dict[str, Any], device:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32, help="clips a step")
-    parser.add_argument("--peak", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--peak", type=float, default=2e-4, help="highest learning rate")
     parser.add_argument("--reuse", type=float, default=10.0, help="times that each generated clip is used, on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

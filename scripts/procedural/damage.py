@@ -77,11 +77,16 @@ def blocks(dice: Dice, clips: Tensor) -> Tensor:
     return whole
 
 
-def damaged(dice: Dice, clips: Tensor) -> Tensor:
+def damaged(dice: Dice, clips: Tensor, share: float = 1.0) -> Tensor:
     """All of it, as a camera and then a codec would.
+
+    Args:
+        share: of the clips; the others stay as they are.
 
     Returns:
         ``(B, T, 3, H, W)`` uint8.
     """
-    clips = blocks(dice, grain(dice, blur(dice, light(dice, clips))).clamp(0, 1))
-    return (clips.clamp(0, 1) * 255).round().to(torch.uint8)
+    worse = blocks(dice, grain(dice, blur(dice, light(dice, clips))).clamp(0, 1))
+    if share < 1:
+        worse = torch.where(dice.chance(share, len(clips))[:, None, None, None, None], worse, clips)
+    return (worse.clamp(0, 1) * 255).round().to(torch.uint8)
