@@ -21,7 +21,7 @@ from pathlib import Path
 
 import av
 
-from vmae_embed.demo import save_random_checkpoint
+from vmae_embed.checkpoint import DEMO_MODEL
 from vmae_embed.library import Library
 
 SAMPLE_EVERY_S = 0.25
@@ -78,10 +78,10 @@ def resident(pid: int) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), None)
 
 
-def measure(name: str, source: Path, checkpoint: Path, folder: Path) -> None:
+def measure(name: str, source: Path, model: str, folder: Path) -> None:
     library = folder / f"library {name}"
     command = [sys.executable, "-m", "vmae_embed", "extract", str(source), "-o", str(library)]
-    command += ["--model", str(checkpoint), "--device", "cpu", "--workers", "1", "--quiet"]
+    command += ["--model", model, "--device", "cpu", "--workers", "1", "--quiet"]
     begun = time.monotonic()
     run = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     sampler = Sampler(run.pid)
@@ -109,18 +109,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        save_random_checkpoint(folder / "checkpoint")
         print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, resident MiB\n")
         print("| input | clips | seconds | peak, main | peak, decoding process | main by tenths of the run |")
         print("|---|---|---|---|---|---|")
         for minutes in arguments.minutes:
             source = folder / f"{minutes:g}min.mp4"
             repeat(arguments.video, source, minutes * 60)
-            measure(f"one video of {minutes:g} min", source, folder / "checkpoint", folder)
+            measure(f"one video of {minutes:g} min", source, DEMO_MODEL, folder)
         for count in arguments.videos:
             source = folder / f"{count}videos"
             link(arguments.short or arguments.video, source, count)
-            measure(f"{count:,} videos", source, folder / "checkpoint", folder)
+            measure(f"{count:,} videos", source, DEMO_MODEL, folder)
 
 
 if __name__ == "__main__":

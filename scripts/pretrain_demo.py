@@ -193,7 +193,7 @@ def _resume(path: Path, parts: dict[str, Any], settings: dict[str, Any], device:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch", type=int, default=32, help="clips a step")
     parser.add_argument("--peak", type=float, default=2e-4, help="highest learning rate")
     parser.add_argument("--reuse", type=float, default=10.0, help="times that each generated clip is used, on average")

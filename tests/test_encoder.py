@@ -244,6 +244,7 @@ def test_no_network_is_one_line_that_helps(monkeypatch, tmp_path):
     ) as caught:
         Encoder.from_pretrained("MCG-NJU/videomae-base-short-ssv2")
     assert "\n" not in str(caught.value)
+    assert "to try things out offline, pass --model demo" in str(caught.value)
 
 
 def test_directory_without_config(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vmae_embed.errors import UsageError
-from vmae_embed.synthetic import FRAME_RATES, LOOKS, MOTIONS, render, write_demo_videos
+from vmae_embed.synthetic import FRAME_RATES, LOOKS, MOTIONS, TAKES, render, write_demo_videos
 
 SMALL = (96, 72)
 
@@ -24,18 +24,18 @@ def frames_of(motion: str, look: str = "checkered-ball", seed: int = 3) -> np.nd
     return np.stack(list(render(motion, look, seconds=2, fps=10, size=SMALL, seed=seed))).astype(float)
 
 
-def test_every_motion_meets_every_look_once(folder: Path) -> None:
-    names = {f"{motion}_{look}.mp4" for motion in MOTIONS for look in LOOKS}
+def test_every_motion_meets_every_look_in_every_take(folder: Path) -> None:
+    names = {f"{motion}_{look}_{take}.mp4" for motion in MOTIONS for look in LOOKS for take in range(1, 5)}
     assert {path.name for path in folder.iterdir()} == names | {"labels.csv"}
-    assert 24 <= len(names) <= 32
+    assert len(names) == 112
 
 
 def test_labels_name_the_files(folder: Path) -> None:
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(MOTIONS) * len(LOOKS)
+    assert len(rows) == len(MOTIONS) * len(LOOKS) * TAKES
     for row in rows:
-        assert row["path"] == f"{row['motion']}_{row['look']}.mp4"
+        assert row["path"].startswith(f"{row['motion']}_{row['look']}_")
         assert (folder / row["path"]).is_file()
 
 
@@ -55,7 +55,7 @@ def test_files_decode_to_what_they_promise(folder: Path) -> None:
 
 
 def test_header_comes_first(folder: Path) -> None:
-    data = (folder / "spin_checkered-ball.mp4").read_bytes()
+    data = (folder / "spin_checkered-ball_1.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
 

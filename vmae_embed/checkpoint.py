@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
 
+# The small checkpoint that the package brings along, for trying things out; README.md there is its card.
+DEMO_MODEL = "demo"
+_DEMO_FOLDER = Path(__file__).parent / "checkpoints" / "demo"
+
 # Weights of a published checkpoint that no embedding needs.
 _UNUSED = re.compile(r"^(decoder\.|encoder_to_decoder\.|mask_token$|classifier\.)")
 
@@ -46,8 +50,8 @@ class Checkpoint:
     """A loaded encoder and what it needs.
 
     Attributes:
-        name: hub id, or absolute path of the local directory.
-        revision: of the hub repository; None for a local directory.
+        name: hub id, absolute path of the local directory, or `DEMO_MODEL`.
+        revision: of the hub repository; None for what is on this machine.
         backbone: transformers' ``VideoMAEModel``, in float32 on the CPU.
         pooled_norm: the head's ``fc_norm``; None where the backbone norms its tokens itself.
         preprocessing: the checkpoint's own.
@@ -67,7 +71,8 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
     """Load a checkpoint from a local directory or the Hugging Face hub.
 
     Args:
-        model: directory with ``config.json`` and weights, or a hub id such as `DEFAULT_MODEL`.
+        model: directory with ``config.json`` and weights, a hub id such as `DEFAULT_MODEL`, or
+            `DEMO_MODEL`, which names the package's own even where there is a directory ``demo``.
         revision: branch, tag or commit of the hub repository.
 
     Raises:
@@ -90,13 +95,15 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
 
 
 def _locate(model: str, revision: str | None) -> tuple[Path, str]:
+    if model == DEMO_MODEL:
+        return _DEMO_FOLDER, DEMO_MODEL
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder, str(folder.resolve())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise CheckpointError(
             f"{model}: no such directory, and not a hub id; give a directory with config.json and weights, "
-            f"or an id such as {DEFAULT_MODEL}"
+            f"an id such as {DEFAULT_MODEL}, or {DEMO_MODEL} for the small one in this package"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -111,7 +118,8 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str]:
     except OSError as error:
         raise CheckpointError(
             f"{model} is not on this machine and the Hugging Face hub cannot be reached: where there is network, "
-            f"run `hf download {model} --local-dir videomae`, copy that folder here, and pass --model videomae/"
+            f"run `hf download {model} --local-dir videomae`, copy that folder here, and pass --model videomae/; "
+            f"to try things out offline, pass --model {DEMO_MODEL} (small, trained on generated videos)"
         ) from error
     return found, model
 

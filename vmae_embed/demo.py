@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmae_embed.checkpoint import DEMO_MODEL
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
 from vmae_embed.extractor import Observer, run
@@ -16,11 +17,11 @@ from vmae_embed.query import Hits, search
 from vmae_embed.report import write_report
 from vmae_embed.synthetic import write_demo_videos
 
-RANDOM_WEIGHTS = (
-    "This demo's encoder is a small VideoMAE with random weights: it shows that everything works, "
-    "not what VideoMAE finds. Hits are alike in colour and texture at best."
+SMALL_MODEL = (
+    "This demo's encoder is the small VideoMAE of this package (--model demo), trained on generated videos alone. "
+    "It tells looks and motions of simple scenes apart; for real videos use a published checkpoint."
 )
-_QUERY = "slide_checkered-ball.mp4"
+_MOTION, _LOOK = "circle", "striped-crate"  # of the query
 _SEED = 0
 
 
@@ -30,15 +31,19 @@ class Demo:
 
     Attributes:
         library: of its videos.
-        hits: of one of them.
-        page: that shows the hits.
-        query: clip id that was searched for.
+        query: id of the video that was searched for.
+        hits: the videos most like it.
+        page: that shows them.
+        other_looks: the videos most like it of things that look otherwise, so alike in motion.
+        other_looks_page: that shows them.
     """
 
     library: Library
+    query: str
     hits: Hits
     page: Path
-    query: str
+    other_looks: Hits
+    other_looks_page: Path
 
 
 def run_demo(folder: Path, *, say: Callable[[str], None], observe: Observer | None = None) -> Demo:
@@ -61,50 +66,24 @@ def run_demo(folder: Path, *, say: Callable[[str], None], observe: Observer | No
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
 
-    videos, checkpoint, library = folder / "videos", folder / "random-videomae", folder / "library"
+    videos, library = folder / "videos", folder / "library"
     if not (videos / "labels.csv").exists():
         say("rendering and encoding videos")
         write_demo_videos(videos, seed=_SEED)
-    if not (checkpoint / "preprocessor_config.json").exists():
-        say("making a small VideoMAE with random weights")
-        save_random_checkpoint(checkpoint)
-    say(f"vmae-embed extract {videos / 'labels.csv'} -o {library} --model {checkpoint}")
-    summary = run([videos / "labels.csv"], library, encoder=Encoder.from_pretrained(checkpoint), observe=observe)
+    say(f"vmae-embed extract {videos / 'labels.csv'} -o {library} --model {DEMO_MODEL}")
+    summary = run([videos / "labels.csv"], library, encoder=Encoder.from_pretrained(DEMO_MODEL), observe=observe)
     say(f"vmae-embed index {library}")
     index = Index.open(summary.library)
-    query = next(name for name in index.clips["clip_id"].to_pylist() if name.startswith(_QUERY))
-    page = folder / "hits.html"
-    say(f"vmae-embed search {library} '{query}' -k 8 --group-by video --html {page} --overwrite")
-    hits = search(index, query, k=8, group_by="video")
-    write_report(page, hits, title=f"What looks like {query}", notes=[RANDOM_WEIGHTS], overwrite=True)
-    return Demo(summary.library, hits, page, query)
+    query = f"{_MOTION}_{_LOOK}_1.mp4"
 
+    def look_up(page: Path, title: str, where: str | None) -> Hits:
+        condition = f' --where "{where}"' if where else ""
+        say(f"vmae-embed search {library} '{query}' -k 8 --group-by video{condition} --html {page} --overwrite")
+        hits = search(index, query, k=8, group_by="video", where=where)
+        write_report(page, hits, title=title, notes=[SMALL_MODEL], overwrite=True)
+        return hits
 
-def save_random_checkpoint(folder: Path) -> None:
-    """Write a small seeded VideoMAE in the hub's layout."""
-    import torch
-    from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEImageProcessorPil
-    from transformers.utils import logging
-
-    config = VideoMAEConfig(
-        image_size=112,
-        hidden_size=192,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        intermediate_size=768,
-        decoder_hidden_size=96,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=3,
-        decoder_intermediate_size=384,
-        use_mean_pooling=False,
-    )
-    logging.disable_progress_bar()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        VideoMAEForPreTraining(config).save_pretrained(folder)
-    VideoMAEImageProcessorPil(
-        size={"shortest_edge": 112},
-        crop_size={"height": 112, "width": 112},
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    ).save_pretrained(folder)
+    page, other_looks_page = folder / "hits.html", folder / "other-looks.html"
+    hits = look_up(page, f"What is like {query}", None)
+    other_looks = look_up(other_looks_page, f"What moves like {query}, other looks only", f"look <> '{_LOOK}'")
+    return Demo(summary.library, query, hits, page, other_looks, other_looks_page)

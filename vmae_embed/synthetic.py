@@ -1,8 +1,8 @@
 """A small library of real video files, for a demo that needs no network.
 
-Each video shows one object (its look) moving in one way (its motion). Every pair is there once,
-with its own speed, phase, place, size and frame rate, so that neither label follows from the
-other and no two videos are copies.
+Each video shows one object (its look) moving in one way (its motion). Every pair is there in four
+takes, each with its own speed, phase, place, size and frame rate, so that neither label follows
+from the other and no two videos are copies.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +33,10 @@ SUPERSAMPLE = 3
 OBJECT_SIDE = 0.44
 # The square that an object is drawn on leaves this much room for its shadow.
 MARGIN = 1.2
+# Backdrops are out of focus, so that the object is what one looks at: in parts of the shorter side.
+BACKDROP_BLUR = 0.02
 FRAME_RATES = (30, 25, 24)
+TAKES = 4
 
 
 class _Pose(NamedTuple):
@@ -50,7 +54,7 @@ def _wave(turns: float) -> float:
 
 
 def _slide(turns: float) -> _Pose:
-    return _Pose(x=0.27 * _wave(turns))
+    return _Pose(x=0.22 * _wave(turns))
 
 
 def _lift(turns: float) -> _Pose:
@@ -63,11 +67,11 @@ def _circle(turns: float) -> _Pose:
 
 def _bounce(turns: float) -> _Pose:
     air = (2 * turns) % 1
-    squash = 0.28 * max(0.0, 1 - 9 * min(air, 1 - air))
+    squash = 0.5 * max(0.0, 1 - 9 * min(air, 1 - air))
     height = 4 * air * (1 - air)
     # As an object flattens, its middle comes down and its foot stays.
     y = 0.21 - 0.42 * height + 0.22 * squash
-    return _Pose(0.26 * _wave(turns / 3), y, wide=1 + squash, tall=1 - squash)
+    return _Pose(y=y, wide=1 + squash, tall=1 - squash)
 
 
 def _pulse(turns: float) -> _Pose:
@@ -211,6 +215,12 @@ LOOKS: dict[str, tuple[Callable[[Plane, Plane], _Object], _Backdrop]] = {
 }
 
 
+def _out_of_focus(backdrop: Image.Image) -> Image.Image:
+    from PIL import ImageFilter
+
+    return backdrop.filter(ImageFilter.GaussianBlur(min(backdrop.size) * BACKDROP_BLUR))
+
+
 def _image(picture: Picture) -> Image.Image:
     from PIL import Image
 
@@ -292,11 +302,11 @@ def render(
 def _frames(
     motion: str, look: str, count: int, fps: float, size: tuple[int, int], rng: np.random.Generator
 ) -> Iterator[NDArray[np.uint8]]:
-    speed, phase, grown = rng.uniform(0.42, 0.62), rng.random(), rng.uniform(0.88, 1.12)
+    speed, phase, grown = rng.uniform(0.47, 0.57), rng.random(), rng.uniform(0.94, 1.06)
     direction = rng.choice([-1, 1])
-    place, tilt = rng.uniform(-0.03, 0.03, 2), rng.uniform(-0.35, 0.35)
+    place, tilt = rng.uniform(-0.015, 0.015, 2), rng.uniform(-0.18, 0.18)
     draw, paint_backdrop = LOOKS[look]
-    backdrop = _image(paint_backdrop(rng, size) * rng.uniform(0.9, 1.1))
+    backdrop = _out_of_focus(_image(paint_backdrop(rng, size) * rng.uniform(0.95, 1.05)))
     side = OBJECT_SIDE * min(size) * grown * MARGIN
     cut_out = _cut_out(draw, round(side * 1.3))
     shadow = _shadow(cut_out)
@@ -311,7 +321,7 @@ def _frames(
 
 
 def write_demo_videos(folder: Path, *, seed: int = 0, size: tuple[int, int] = (320, 240)) -> list[dict[str, str]]:
-    """Encode every motion with every look as H.264 MP4, and list them in ``labels.csv``.
+    """Encode every motion with every look, in four takes, as H.264 MP4, and list them in ``labels.csv``.
 
     Args:
         folder: made if missing; files of the same names are replaced.
@@ -323,11 +333,11 @@ def write_demo_videos(folder: Path, *, seed: int = 0, size: tuple[int, int] = (3
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for number, (motion, look) in enumerate((motion, look) for motion in MOTIONS for look in LOOKS):
+    for number, (take, motion, look) in enumerate(product(range(1, TAKES + 1), MOTIONS, LOOKS)):
         rng = np.random.default_rng([seed, number])
         seconds, fps = rng.uniform(4, 6), FRAME_RATES[number % len(FRAME_RATES)]
         frames = render(motion, look, seconds=seconds, fps=fps, size=size, seed=int(rng.integers(2**32)))
-        name = f"{motion}_{look}.mp4"
+        name = f"{motion}_{look}_{take}.mp4"
         _encode(folder / name, frames, fps)
         rows.append({"path": name, "motion": motion, "look": look})
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmae_embed.checkpoint import DEFAULT_MODEL
+from vmae_embed.checkpoint import DEFAULT_MODEL, DEMO_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
 from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option, dtype_option
 from vmae_embed.cli.output import ProgressBar, count_of, say
@@ -25,7 +25,8 @@ _encoder_options = combine(
     click.option(
         "--model",
         metavar="ID|DIR",
-        help=f"Hub id or local directory of a VideoMAE checkpoint. {_AS_BEFORE.format(DEFAULT_MODEL)}",
+        help=f"Hub id or local directory of a VideoMAE checkpoint, or {DEMO_MODEL}: a small one in this package, to "
+        f"try things out offline. {_AS_BEFORE.format(DEFAULT_MODEL)}",
     ),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of the hub repository."),
     click.option(

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from vmae_embed.checkpoint import DEMO_MODEL
 from vmae_embed.cli import EXIT_FAILED
 from vmae_embed.cli.index import describe
 from vmae_embed.cli.options import format_option, library_argument
@@ -82,6 +83,8 @@ def _describe_run(run: Mapping[str, Any]) -> str:
 def _licence(checkpoint: str) -> str:
     if checkpoint.startswith("MCG-NJU/"):
         return "CC-BY-NC-4.0: not for commercial use (the model card on the hub)"
+    if checkpoint == DEMO_MODEL:
+        return "Apache-2.0: this package's own"
     return "see the checkpoint's model card; VideoMAE's own weights are CC-BY-NC-4.0"
 
 
