@@ -48,6 +48,16 @@ def test_crop_is_the_references(tmp_path, size, rotation):
         assert difference < np.abs(a - b).mean()
 
 
+@pytest.mark.parametrize("rotation", [None, 90])
+@pytest.mark.parametrize("crop_at", [0.0, 1.0])
+def test_crops_off_the_centre_are_the_references(tmp_path, crop_at, rotation):
+    path = videos.write_video(tmp_path / "v.mp4", size=(640, 360), frames=2, rotation=rotation, options={"crf": "10"})
+    fast, exact = both(path, 1, dataclasses.replace(PUBLISHED, crop_at=crop_at))
+    _, centre = both(path, 1)
+    assert np.abs(fast - exact).mean() < 1.5 * APART
+    assert np.abs(fast - centre).mean() > 10 * APART
+
+
 @pytest.mark.parametrize("size", [(2048, 16), (16, 2048), (2, 2), (31, 40), (4096, 230)])
 def test_extreme_shapes(tmp_path, size):
     path = tmp_path / "v.mkv"

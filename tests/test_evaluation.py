@@ -12,8 +12,6 @@ from dataclasses import astuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from tests.libraries import PREPROCESSING, clustered, identity, make_library
@@ -33,7 +31,6 @@ from vmae_embed.evaluation import (
     write_sweep,
 )
 from vmae_embed.evaluation.labelled import _chance, _measure
-from vmae_embed.evaluation.queries import sample_rows
 from vmae_embed.evaluation.retrieval import measure_speed, recall, true_scores
 from vmae_embed.index import Effort, Index, IndexSpec
 from vmae_embed.library import Library, LibraryConfig, clip_rows
@@ -187,25 +184,6 @@ def test_vectors_that_are_not_in_the_library_leave_nothing_out(small):
     queries = of_vectors(index, vectors[:20])
     assert answer(index, queries, 1)[:, 0].tolist() == list(range(20))
     assert evaluate_index(index, queries).there == 300
-
-
-@given(
-    videos=st.lists(st.integers(0, 6), min_size=1, max_size=30),
-    count=st.integers(1, 40),
-    seed=st.integers(0, 5),
-)
-def test_queries_are_of_as_many_videos_as_can_be(videos, count, seed):
-    codes = np.array(videos)
-    rows = np.flatnonzero(codes != 6) if set(videos) != {6} else np.arange(len(codes))
-    drawn = sample_rows(rows, codes, count, np.random.default_rng(seed))
-    assert len(drawn) == min(count, len(rows))
-    assert set(drawn.tolist()) <= set(rows.tolist())
-    assert (np.diff(drawn) > 0).all()
-    held = {video: int((codes[rows] == video).sum()) for video in codes[rows].tolist()}
-    taken = {video: int((codes[drawn] == video).sum()) for video in held}
-    # No video gives a clip more while another could still give one.
-    most = max(taken.values())
-    assert all(taken[video] >= min(most - 1, held[video]) for video in held)
 
 
 def test_the_seed_decides_the_queries(small):

@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vmae_embed.decode import Picture, decode_clips
-from vmae_embed.errors import DecodeError
-from vmae_embed.records import fingerprint
+from vmae_embed.decode import Picture, check_unchanged, decode_clips
 from vmae_embed.sampling import Sampling, plan_spans
 
 # Twelve pictures of 160 pixels show a motion in about 60 kB.
@@ -64,12 +62,7 @@ def sprite_of(path: str, start_s: float, end_s: float, embedded: str) -> Sprite:
     Raises:
         DecodeError: the file is gone, has changed, or cannot be decoded.
     """
-    try:
-        status = os.stat(path)
-    except OSError:
-        raise DecodeError(f"{path} is gone", stage="open") from None
-    if embedded and embedded != fingerprint(status.st_size, status.st_mtime_ns):
-        raise DecodeError(f"{path} has changed since it was extracted; run extract again", stage="open")
+    check_unchanged(path, embedded)
     (batch,) = list(
         decode_clips(
             path,

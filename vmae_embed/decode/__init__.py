@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from vmae_embed.decode.base import Frame, Picture, Reader, Stack, Transform, read_clips
-from vmae_embed.errors import TimelineMismatch, UsageError
+from vmae_embed.errors import DecodeError, TimelineMismatch, UsageError
 from vmae_embed.preprocess import Preprocessing
-from vmae_embed.records import ClipSpan, FrameBatch, Timeline
+from vmae_embed.records import ClipSpan, FrameBatch, Timeline, fingerprint
 
 __all__ = [
     "DECODERS",
@@ -17,6 +18,7 @@ __all__ = [
     "Picture",
     "Reader",
     "check_decoder",
+    "check_unchanged",
     "cropping",
     "decode_clips",
     "open_video",
@@ -44,6 +46,24 @@ def check_decoder(decoder: str, *, device: int = 0) -> None:
         from vmae_embed.decode.nvdec import check_device
 
         check_device(device)
+
+
+def check_unchanged(path: str, embedded: str) -> None:
+    """See that a file still is what a library's clips were cut from, before they are decoded again.
+
+    Args:
+        path: of the video file.
+        embedded: fingerprint of the file that was embedded; empty if that is not known.
+
+    Raises:
+        DecodeError: the file is gone, or has changed.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        raise DecodeError(f"{path} is gone", stage="open") from None
+    if embedded and embedded != fingerprint(status.st_size, status.st_mtime_ns):
+        raise DecodeError(f"{path} has changed since it was extracted; run extract again", stage="open")
 
 
 def open_video(

@@ -110,7 +110,7 @@ class PyAVPicture:
         ):
             return preprocessing(self.rgb())
         pixels = self._upright(*(resized[::-1] if is_turned else resized))
-        top, left = (resized[0] - crop_height) // 2, (resized[1] - crop_width) // 2
+        top, left = preprocessing.corner(*resized)
         return self._finish(pixels[top : top + crop_height, left : left + crop_width])
 
     def _upright(self, height: int, width: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
