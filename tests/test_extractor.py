@@ -151,6 +151,68 @@ def test_extract_returns_the_library(videos, encoder, tmp_path):
     assert library.embeddings().shape == (1, encoder.width)
 
 
+# With labels -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(videos, encoder, tmp_path_factory):
+    return run([videos], tmp_path_factory.mktemp("labelled") / "lib", encoder=encoder, workers=1, with_labels=True)
+
+
+def test_labels_change_no_bit_of_the_embeddings(extracted, labelled):
+    plain, with_labels = extracted.library.table(), labelled.library.table()
+    assert with_labels.drop_columns(["label", "label_probability"]).equals(plain)
+    assert verify(labelled.library) == []
+
+
+def test_labels_are_the_classifiers_best(labelled, encoder):
+    library = Library.open(labelled.library.path)
+    classifier = encoder.classifier()
+    probabilities = classifier.probabilities(library.embeddings())
+    assert library.column("label") == [classifier.labels[i] for i in probabilities.argmax(1)]
+    assert np.abs(np.array(library.column("label_probability")) - probabilities.max(1)).max() < 1e-6
+    assert str(library.schema.field("label_probability").type) == "float"
+    assert library.config.classifier == classifier.sha256
+    assert library.config.columns == {"label": "string", "label_probability": "float"}
+
+
+def test_labels_are_of_what_the_encoder_gave_not_of_what_is_stored(labelled, videos, encoder, tmp_path):
+    half = run([videos], tmp_path / "lib", encoder=encoder, workers=1, with_labels=True, stored="float16").library
+    columns = ["clip_id", "label", "label_probability"]
+    assert half.table(columns).equals(labelled.library.table(columns))
+
+
+def test_a_library_goes_on_with_labels(videos, encoder, tmp_path):
+    lib = tmp_path / "lib"
+    run([videos / "a.mp4"], lib, encoder=encoder, workers=1, with_labels=True)
+    (tmp_path / "b.csv").write_text(f"path,video_id,league\n{videos}/a.mp4,a.mp4,A\n{videos}/b/short.mp4,s.mp4,B\n")
+    library = run([tmp_path / "b.csv"], lib, encoder=encoder, workers=1).library
+    rows = in_order(library).to_pylist()
+    assert [(row["video_id"], row["league"]) for row in rows] == [("a.mp4", "A"), ("a.mp4", "A"), ("s.mp4", "B")]
+    expected = encoder.classifier().probabilities(np.array([row["embedding"] for row in rows], np.float32)).max(1)
+    assert [row["label_probability"] for row in rows] == pytest.approx(expected, abs=1e-6)
+    assert verify(library) == []
+
+
+def test_labels_cannot_come_or_go_or_change(extracted, labelled, videos, encoder, tmp_path):
+    with pytest.raises(IdentityMismatch, match=r"with-labels\) 'none', this run asks for 'of classifier"):
+        run([videos], extracted.library.path, encoder=encoder, with_labels=True)
+    with pytest.raises(IdentityMismatch, match=r"with-labels\) 'of classifier .*', this run asks for 'none'"):
+        run([videos], labelled.library.path, encoder=encoder, with_labels=False)
+    other_names = dict(enumerate("abcde"))
+    other = ve.Encoder.from_pretrained(save_checkpoint(tmp_path / "other", "finetuned", id2label=other_names))
+    assert other.identity["weights_sha256"] == encoder.identity["weights_sha256"]
+    with pytest.raises(IdentityMismatch, match=r"with-labels\) 'of classifier .*', this run asks for 'of classifier"):
+        run([videos], labelled.library.path, encoder=other)
+
+
+def test_a_manifests_own_label_is_not_mixed_with_ours(videos, encoder, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path,label\n{videos}/a.mp4,goal\n")
+    with pytest.raises(UsageError, match="column 'label': --with-labels stores a column of that name; rename yours"):
+        run([tmp_path / "list.csv"], tmp_path / "lib", encoder=encoder, with_labels=True)
+    assert not (tmp_path / "lib").exists()
+
+
 def test_python_goes_on_as_a_library_was_made(videos, encoder, tmp_path):
     """Where nothing is said: its checkpoint, precision and pooling, its sampling, its pixels, its type on disk."""
     checkpoint, lib = encoder.identity["checkpoint"], tmp_path / "lib"

@@ -137,6 +137,21 @@ def test_weights_that_it_does_not_know_are_refused(tmp_path, change, message):
         VideoTransformer(checkpoint, torch.float32, "mean")
 
 
+@pytest.mark.parametrize("layout", ["pretrained", "finetuned"])
+def test_tokens_are_transformers_own(tmp_path, layout):
+    folder = save_checkpoint(tmp_path / "ck", layout=layout)
+    encoder = Encoder.from_pretrained(folder, device="cpu", dtype="float32")
+    frames = scenes(2, encoder.preprocessing.crop[0])
+    checkpoint = load_checkpoint(folder)
+    processor = VideoMAEImageProcessorPil.from_pretrained(folder)
+    with torch.no_grad():
+        pixels = torch.cat([processor(list(clip), return_tensors="pt")["pixel_values"] for clip in frames])
+        expected = checkpoint.backbone(pixels).last_hidden_state.numpy()
+    tokens = encoder.encode_tokens(frames)
+    assert tokens.shape == (2, encoder.tokens, encoder.width)
+    assert relative_error(tokens, expected) < 1e-5
+
+
 def test_the_checkpoint_is_left_as_it_was(tmp_path):
     """Two encoders can be made of one, in two precisions."""
     checkpoint = load_checkpoint(save_checkpoint(tmp_path, "finetuned"))

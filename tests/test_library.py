@@ -203,6 +203,8 @@ DAMAGED = {
     "stored unknown": _with(["stored"], "bfloat16"),
     "column of an unknown type": _with(["columns", "x"], "date"),
     "column of a nested type": _with(["columns", "x"], {}),
+    "labels without their columns": _with(["classifier"], "0" * 64),
+    "labels of a number": _with(["classifier"], 7),
     "column of the library's own": _with(["columns", "clip_id"], "string"),
 }
 
@@ -668,6 +670,7 @@ def test_other_preprocessing_is_refused_naming_both(library):
         (changed(sampling=Sampling(hop_s=1)), "sampling .* this run asks for '.*a window every 1 s'"),
         (changed({"precision": "bfloat16"}), r"precision \(--dtype\) 'float32', this run asks for 'bfloat16'"),
         (changed(stored="float16"), r"stored type \(--store\) 'float32', this run asks for 'float16'"),
+        (changed(classifier="0" * 64), r"labels \(--with-labels\) 'none', this run asks for 'of classifier 0{12}'"),
         (changed(exact_pixels=True), r"pixels \(--exact-pixels, --fast-pixels\) 'fast', this run asks for 'exact'"),
     ],
 )
@@ -681,6 +684,10 @@ def test_libraries_from_before_there_was_a_choice_have_exact_pixels():
     read = LibraryConfig.from_json(_with(["exact_pixels"], ...))
     assert read.exact_pixels
     assert not LibraryConfig.from_json(CONFIG.to_json()).exact_pixels
+
+
+def test_libraries_from_before_there_were_labels_have_none():
+    assert LibraryConfig.from_json(_with(["classifier"], ...)).classifier is None
 
 
 def test_what_makes_no_difference_is_not_refused(library):

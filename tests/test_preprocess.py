@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import VideoMAEImageProcessorPil
 
 from vmae_embed.preprocess import Preprocessing
@@ -100,6 +101,30 @@ def test_other_settings_follow_transformers(changes, size):
     assert_within_one_grey_level(ours(frames, settings), reference(frames, settings))
 
 
+@pytest.mark.parametrize("size", [(240, 320), (720, 1280), (1080, 608), (256, 256)])
+def test_crops_lie_along_the_longer_side(size):
+    """Where VideoMAE's kinetics.py and ssv2.py put them: resize to 224, then start, middle and end of the rest."""
+    (frame,) = noise(*size)[:1]
+    height, width = PUBLISHED.resized(*size)
+    resized = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)).astype(int)
+    step = (max(height, width) - 224) / 2
+    for number, crop_at in enumerate((0.0, 0.5, 1.0)):
+        start = slice(int(number * step), int(number * step) + 224)
+        expected = resized[start] if height > width else resized[:, start]
+        found = dataclasses.replace(PUBLISHED, crop_at=crop_at)(frame)
+        assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("crop_at", [0.0, 1.0])
+def test_a_frame_smaller_than_the_crop_keeps_its_border(crop_at):
+    settings = dataclasses.replace(PUBLISHED, shortest_edge=24, crop=(32, 32), crop_at=crop_at)
+    (frame,) = noise(24, 48)[:1]
+    found = settings(frame)
+    assert np.array_equal(found[4:28], frame[:, 16:] if crop_at else frame[:, :32])
+    assert not found[:4].any()
+    assert not found[28:].any()
+
+
 def test_a_strip_costs_no_more_than_its_crop():
     strip = np.zeros((16, 20000, 3), dtype=np.uint8)
     strip[:, 9990:10010] = 255
@@ -110,3 +135,11 @@ def test_a_strip_costs_no_more_than_its_crop():
 
 def test_survives_json():
     assert Preprocessing.from_dict(PUBLISHED.to_dict()) == PUBLISHED
+    off_centre = dataclasses.replace(PUBLISHED, crop_at=1.0)
+    assert Preprocessing.from_dict(off_centre.to_dict()) == off_centre
+
+
+def test_settings_from_before_there_was_a_choice_crop_the_centre():
+    fields = PUBLISHED.to_dict()
+    del fields["crop_at"]
+    assert Preprocessing.from_dict(fields) == PUBLISHED

@@ -81,6 +81,8 @@ def test_uniform_is_the_published_ssv2_index_rule():
         (clip,) = spans(constant(frames, 12), Sampling(uniform=True))
         tick = frames / 16
         assert clip.frames == tuple(int(tick / 2 + tick * i) for i in range(16))
+        (clip,) = spans(constant(frames, 12), Sampling(uniform=True, segment_starts=True))
+        assert clip.frames == tuple(int(tick * i) for i in range(16))
 
 
 def test_clips_per_video_spreads_from_first_to_last():
@@ -147,6 +149,7 @@ def test_a_damaged_timestamp_is_refused_at_once():
         ({"clips_per_video": 0}, "at least 1"),
         ({"clips_per_video": 2, "hop_s": 1}, "contradict"),
         ({"uniform": True, "stride": 4}, "no stride"),
+        ({"segment_starts": True}, "belongs to uniform"),
     ],
 )
 def test_bad_policies_are_refused(fields, message):
@@ -156,7 +159,14 @@ def test_bad_policies_are_refused(fields, message):
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(), Sampling(stride=4), Sampling(uniform=True), Sampling(hop_s=1), Sampling(clips_per_video=2)],
+    [
+        Sampling(),
+        Sampling(stride=4),
+        Sampling(uniform=True),
+        Sampling(uniform=True, segment_starts=True),
+        Sampling(hop_s=1),
+        Sampling(clips_per_video=2),
+    ],
 )
 def test_policies_survive_json(sampling):
     again = Sampling.from_dict(sampling.to_dict())

@@ -17,11 +17,12 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmae_embed.classifier import Classifier
 from vmae_embed.errors import CheckpointError
 from vmae_embed.preprocess import Preprocessing
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_MODEL = "MCG-NJU/videomae-base-finetuned-kinetics"
+# The same encoder before it was fine-tuned, with the decoder that fine-tuning does away with.
+DEFAULT_PRETRAINED_MODEL = "MCG-NJU/videomae-base"
 
 # The small checkpoint that the package brings along, for trying things out; README.md there is its card.
 DEMO_MODEL = "demo"
@@ -54,6 +57,7 @@ class Checkpoint:
         revision: of the hub repository; None for what is on this machine.
         backbone: transformers' ``VideoMAEModel``, in float32 on the CPU.
         pooled_norm: the head's ``fc_norm``; None where the backbone norms its tokens itself.
+        classifier: the head; None where it was never trained, or is not there.
         preprocessing: the checkpoint's own.
         weights_sha256: of the encoder's weights, whatever file held them, and of the settings in
             its config.json that change what the same weights compute.
@@ -63,8 +67,26 @@ class Checkpoint:
     revision: str | None
     backbone: Any
     pooled_norm: torch.nn.LayerNorm | None
+    classifier: Classifier | None
     preprocessing: Preprocessing
     weights_sha256: str
+
+
+@dataclass(frozen=True)
+class PretrainedCheckpoint:
+    """A loaded encoder with the decoder that it was pre-trained with.
+
+    Attributes:
+        name: hub id, absolute path of the local directory, or `DEMO_MODEL`.
+        revision: of the hub repository; None for what is on this machine.
+        model: transformers' ``VideoMAEForPreTraining``, in float32 on the CPU.
+        preprocessing: the checkpoint's own.
+    """
+
+    name: str
+    revision: str | None
+    model: Any
+    preprocessing: Preprocessing
 
 
 def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoint:
@@ -80,7 +102,7 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
     """
     folder, name = _locate(str(model), revision)
     config = _read_config(folder)
-    backbone, pooled_norm = _load_weights(folder, config)
+    backbone, pooled_norm, classifier = _load_weights(folder, config)
     backbone.eval().requires_grad_(False)
     modules = [backbone] if pooled_norm is None else [backbone, pooled_norm.eval().requires_grad_(False)]
     _warn_of_heads(backbone.config)
@@ -89,8 +111,38 @@ def load_checkpoint(model: str | Path, revision: str | None = None) -> Checkpoin
         revision=revision,
         backbone=backbone,
         pooled_norm=pooled_norm,
+        classifier=classifier,
         preprocessing=_read_preprocessing(folder, backbone.config),
         weights_sha256=_hash_encoder(modules, backbone.config),
+    )
+
+
+def load_pretrained(model: str | Path, revision: str | None = None) -> PretrainedCheckpoint:
+    """Load a pre-trained checkpoint, encoder and decoder.
+
+    Args:
+        model: as `load_checkpoint` takes it.
+        revision: branch, tag or commit of the hub repository.
+
+    Raises:
+        CheckpointError: as `load_checkpoint` does, or it has no decoder, as fine-tuned ones have none.
+    """
+    folder, name = _locate(str(model), revision)
+    config = _read_config(folder)
+    layout = _layout_of(config)
+    if layout != "VideoMAEForPreTraining":
+        raise CheckpointError(
+            f"{name}: a {layout}, which has no decoder, as fine-tuned ones have none; give a pre-trained checkpoint "
+            f"(VideoMAEForPreTraining) such as {DEFAULT_PRETRAINED_MODEL}, or {DEMO_MODEL} for the small one in this "
+            "package"
+        )
+    whole, _ = _load_model(folder, layout, lambda _: True)
+    _warn_of_heads(whole.config)
+    return PretrainedCheckpoint(
+        name=name,
+        revision=revision,
+        model=whole.eval().requires_grad_(False),
+        preprocessing=_read_preprocessing(folder, whole.config),
     )
 
 
@@ -138,10 +190,45 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(folder: Path, config: dict[str, Any]) -> tuple[Any, torch.nn.LayerNorm | None]:
+def _layout_of(config: dict[str, Any]) -> str:
+    """Name of transformers' class that the weights are for."""
+    layout: str = (config.get("architectures") or ["VideoMAEModel"])[0]
+    return layout
+
+
+def _load_weights(folder: Path, config: dict[str, Any]) -> tuple[Any, torch.nn.LayerNorm | None, Classifier | None]:
+    model, missing = _load_model(folder, _layout_of(config), lambda key: not _UNUSED.match(key))
+    backbone = getattr(model, "videomae", model)
+    pooled_norm = getattr(model, "fc_norm", None)
+    if backbone.layernorm is None and pooled_norm is None:
+        raise CheckpointError(
+            f"{folder}: the fine-tuned encoder's final norm (fc_norm) is not in it; "
+            "save it from VideoMAEForVideoClassification, not from VideoMAEModel"
+        )
+    # transformers makes up a head that is not in the file: its labels would be random ones.
+    is_trained = not any(key.startswith("classifier.") for key in missing)
+    return backbone, pooled_norm, _take_classifier(model) if is_trained else None
+
+
+def _take_classifier(model: Any) -> Classifier | None:
+    import torch
+
+    linear = getattr(model, "classifier", None)
+    if not isinstance(linear, torch.nn.Linear):  # no head, or one of no labels
+        return None
+    names = model.config.id2label
+    return Classifier(
+        weight=linear.weight.detach().numpy(),
+        bias=linear.bias.detach().numpy(),
+        labels=tuple(str(names[i]) for i in range(len(linear.weight))),
+        pooling="mean" if model.config.use_mean_pooling else "first-token",
+    )
+
+
+def _load_model(folder: Path, layout: str, is_needed: Callable[[str], bool]) -> tuple[Any, list[str]]:
+    """Load transformers' class of that name, and say what the file lacks; nothing needed may be missing or over."""
     import transformers
 
-    layout = (config.get("architectures") or ["VideoMAEModel"])[0]
     classes = {
         "VideoMAEForPreTraining": transformers.VideoMAEForPreTraining,
         "VideoMAEForVideoClassification": transformers.VideoMAEForVideoClassification,
@@ -158,22 +245,15 @@ def _load_weights(folder: Path, config: dict[str, Any]) -> tuple[Any, torch.nn.L
         detail = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder}: its weights cannot be loaded ({detail})") from error
     wrong = {
-        "missing": sorted(key for key in info["missing_keys"] if not _UNUSED.match(key)),
-        "unexpected": sorted(key for key in info["unexpected_keys"] if not _UNUSED.match(key)),
+        "missing": sorted(key for key in info["missing_keys"] if is_needed(key)),
+        "unexpected": sorted(key for key in info["unexpected_keys"] if is_needed(key)),
         "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
     }
     for problem, keys in wrong.items():
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise CheckpointError(f"{folder}: weights {problem}: {', '.join(keys[:3])}{more}; it is not used")
-    backbone = getattr(model, "videomae", model)
-    pooled_norm = getattr(model, "fc_norm", None)
-    if backbone.layernorm is None and pooled_norm is None:
-        raise CheckpointError(
-            f"{folder}: the fine-tuned encoder's final norm (fc_norm) is not in it; "
-            "save it from VideoMAEForVideoClassification, not from VideoMAEModel"
-        )
-    return backbone, pooled_norm
+    return model, list(info["missing_keys"])
 
 
 def _read_preprocessing(folder: Path, config: Any) -> Preprocessing:

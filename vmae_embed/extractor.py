@@ -13,7 +13,7 @@ from pathlib import Path
 from vmae_embed.decode import check_decoder
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError, one_line
-from vmae_embed.library import STORED, Held, Library, LibraryConfig
+from vmae_embed.library import LABEL_COLUMNS, STORED, Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, decoding_processes, run_on_devices, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.sampling import Sampling
@@ -127,6 +127,7 @@ def run(
     video_timeout_s: float | None = None,
     video_memory: int | None = DEFAULT_VIDEO_MEMORY,
     stored: str | None = None,
+    with_labels: bool | None = None,
     prune: bool = False,
     retry_failed: bool = False,
     observe: Observer | None = None,
@@ -150,6 +151,8 @@ def run(
         video_memory: bytes that decoding one video may take; None for no limit.
         stored: type of the stored embeddings, ``float32`` or ``float16``; None: as the library was
             made, else ``float32``.
+        with_labels: store what the checkpoint's classifier makes of each clip, as columns ``label`` and
+            ``label_probability``; None: as the library was made, else not.
         prune: remove videos that no source lists any more.
         retry_failed: try failed videos again.
         observe: called with the plan and with each progress.
@@ -163,15 +166,19 @@ def run(
         sampling = sampling or replace(before.sampling, frames=encoder.frames)
         exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
         stored = stored or before.stored
+        with_labels = before.classifier is not None if with_labels is None else with_labels
     sampling = sampling or Sampling(frames=encoder.frames)
     exact_pixels, stored = bool(exact_pixels), stored or "float32"
+    classifier = encoder.classifier().sha256 if with_labels else None
     on = [check_device(device) for device in devices] if len(devices) > 1 else [encoder.device]
     for device in on:
         check_decoder(decoder, device=device.index or 0)
     _check(encoder, sampling, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
-    with Library.writing(library, _describe_run(encoder, sampling, stored, exact_pixels)) as opened:
+    if classifier is not None and (clash := sorted(LABEL_COLUMNS.keys() & listing.columns.keys())):
+        raise UsageError(f"column {clash[0]!r}: --with-labels stores a column of that name; rename yours")
+    with Library.writing(library, _describe_run(encoder, sampling, stored, exact_pixels, classifier)) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()
         plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
@@ -299,13 +306,16 @@ def _count_known_failures(listing: Listing, held: Mapping[str, Held], plan: Plan
     return sum(1 for key in listed - plan.stale if key in held and held[key].failed)
 
 
-def _describe_run(encoder: Encoder, sampling: Sampling, stored: str, exact_pixels: bool) -> LibraryConfig:
+def _describe_run(
+    encoder: Encoder, sampling: Sampling, stored: str, exact_pixels: bool, classifier: str | None
+) -> LibraryConfig:
     return LibraryConfig(
         encoder=encoder.identity,
         sampling=sampling,
         preprocessing=encoder.preprocessing,
         stored=stored,
-        columns={},
+        columns={} if classifier is None else LABEL_COLUMNS,
         exact_pixels=exact_pixels,
+        classifier=classifier,
         versions={name: metadata.version(name) for name in _VERSIONED},
     )

@@ -7,6 +7,7 @@ Both do as transformers' `VideoMAEImageProcessorPil` does with the checkpoint's 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class Preprocessing:
         rescale: factor from uint8 to real numbers; None leaves them.
         mean: per channel, subtracted after rescaling.
         std: per channel, divided by.
+        crop_at: where along the longer side the crop lies: 0 at its start, 0.5 in the centre, as
+            checkpoints have it, 1 at its end. The other side is cropped in its centre.
     """
 
     shortest_edge: int | None
@@ -38,6 +41,7 @@ class Preprocessing:
     rescale: float | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_at: float = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings ready for JSON."""
@@ -50,7 +54,7 @@ class Preprocessing:
         return cls(**values)
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize and centre-crop one frame.
+        """Resize and crop one frame.
 
         Only the pixels that the crop keeps are computed, so that a strip of 65535 x 1 pixels is
         not blown up to 14.7 million x 224. Pillow may then swap its two passes, which round to
@@ -69,9 +73,9 @@ class Preprocessing:
         if (height, width) == self.crop and self.resized(height, width) == self.crop:
             return frame
         resized_height, resized_width = self.resized(height, width)
-        top, left = (resized_height - crop_height) // 2, (resized_width - crop_width) // 2
-        if top < 0 or left < 0:
+        if resized_height < crop_height or resized_width < crop_width:
             return self._crop_with_border(frame, resized_height, resized_width)
+        top, left = self.corner(resized_height, resized_width)
         # The crop, in the frame's own pixels: Pillow resamples this box as it would the whole.
         across, down = width / resized_width, height / resized_height
         box = (left * across, top * down, (left + crop_width) * across, (top + crop_height) * down)
@@ -89,6 +93,11 @@ class Preprocessing:
         longer = int(self.shortest_edge * long / short)
         return (longer, self.shortest_edge) if width <= height else (self.shortest_edge, longer)
 
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Return the first row and column, in pixels, that the crop keeps of a frame that has been resized to this."""
+        down, across = (self.crop_at, 0.5) if height > width else (0.5, self.crop_at)
+        return math.floor((height - self.crop[0]) * down), math.floor((width - self.crop[1]) * across)
+
     def _crop_with_border(self, frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         """Centre a frame that is smaller than the crop on black, as transformers does."""
         from PIL import Image
@@ -98,5 +107,5 @@ class Preprocessing:
         canvas = np.zeros((max(height, crop_height), max(width, crop_width), 3), dtype=np.uint8)
         top, left = -((height - canvas.shape[0]) // 2), -((width - canvas.shape[1]) // 2)
         canvas[top : top + height, left : left + width] = resized
-        top, left = (canvas.shape[0] - crop_height) // 2, (canvas.shape[1] - crop_width) // 2
+        top, left = self.corner(*canvas.shape[:2])
         return np.ascontiguousarray(canvas[top : top + crop_height, left : left + crop_width])

@@ -156,7 +156,7 @@ class Hit:
         query: name of the query clip that it is nearest to.
         fingerprint: of the file that was embedded; empty if that is not known.
         clips: how many were merged into it; 1 is a clip of its own.
-        columns: what the user's manifest said about the video.
+        columns: what the user's manifest said about the video, and the clip's label, where the library has any.
     """
 
     rank: int

@@ -7,7 +7,8 @@ Four policies:
   stride 4 of a 30 fps video do (the Kinetics protocol of VideoMAE, arXiv:2203.12602, A.1).
 * by stride: every ``stride``-th frame as the file has them (Kinetics 4, SSv2 pre-training 2).
 * ``clips_per_video``: either of these, but N windows spread evenly from first to last.
-* uniform: one clip of T frames, each the middle of one of T equal segments (SSv2 fine-tuning).
+* uniform: one clip of T frames, each the middle of one of T equal segments (SSv2 fine-tuning), or
+  each the first of its segment (the second clip of SSv2's test).
 
 A moment shows the last frame that starts at or before it. So a video shorter than a window
 repeats its last frame, and a slow video repeats frames as a player would.
@@ -43,6 +44,7 @@ class Sampling:
         hop_s: seconds from the start of a window to the next; None makes windows touch.
         clips_per_video: this many windows a video, evenly spread; None covers all of it.
         uniform: one clip spread over the whole video.
+        segment_starts: spread it over the starts of its segments instead of their middles.
 
     Raises:
         UsageError: a value is out of range, or two of them contradict each other.
@@ -54,6 +56,7 @@ class Sampling:
     hop_s: float | None = None
     clips_per_video: int | None = None
     uniform: bool = False
+    segment_starts: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 1:
@@ -70,6 +73,8 @@ class Sampling:
             raise UsageError("clips-per-video and hop contradict each other: give one of them")
         if self.uniform and (self.stride or self.hop_s is not None or self.clips_per_video):
             raise UsageError("uniform takes one clip of the whole video: give no stride, hop or clips-per-video")
+        if self.segment_starts and not self.uniform:
+            raise UsageError("segment_starts belongs to uniform: give both")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what tells two policies apart, ready for JSON."""
@@ -85,7 +90,7 @@ class Sampling:
 
     def __str__(self) -> str:
         if self.uniform:
-            return f"{self.frames} frames spread over the whole video"
+            return f"{self.frames} frames spread over the whole video{', at segment starts' * self.segment_starts}"
         rate = f"stride {self.stride}" if self.stride else f"{self.fps:g} frames a second"
         if self.clips_per_video:
             windows = f"{self.clips_per_video} clips a video"
@@ -131,7 +136,8 @@ def plan_spans(
     part = _Part(times, begin, finish)
     if sampling.uniform:
         count = part.last - part.first + 1
-        frames = tuple(part.first + (2 * i + 1) * count // (2 * sampling.frames) for i in range(sampling.frames))
+        half = 0 if sampling.segment_starts else 1
+        frames = tuple(part.first + (2 * i + half) * count // (2 * sampling.frames) for i in range(sampling.frames))
         return iter([ClipSpan(begin, finish, frames)])
     if sampling.stride is not None:
         return _distinct(_by_stride(part, sampling, sampling.stride))

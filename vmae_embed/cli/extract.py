@@ -12,7 +12,7 @@ import click
 
 from vmae_embed.checkpoint import DEFAULT_MODEL, DEMO_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option, dtype_option
+from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option, dtype_option, read_sampling, sampling_options
 from vmae_embed.cli.output import ProgressBar, count_of, say
 from vmae_embed.errors import UsageError
 
@@ -54,25 +54,6 @@ _encoder_options = combine(
         help="Pass the encoder through torch.compile: seconds to minutes of warm-up, for large jobs on a GPU.",
     ),
 )
-_sampling_options = combine(
-    click.option(
-        "--fps", type=float, metavar="RATE", help=f"Sample by time, so many frames a second. {_AS_BEFORE.format('7.5')}"
-    ),
-    click.option(
-        "--stride",
-        type=int,
-        metavar="N",
-        help="Sample every N-th frame instead (Kinetics: 4, SSv2 pre-training: 2).",
-    ),
-    click.option(
-        "--hop",
-        type=float,
-        metavar="SECONDS",
-        help="From the start of a clip to the next. [default: clips touch]",
-    ),
-    click.option("--clips-per-video", type=int, metavar="N", help="So many clips, evenly spread, instead of all."),
-    click.option("--uniform", is_flag=True, help="One clip spread over the whole video (SSv2 fine-tuning)."),
-)
 _run_options = combine(
     click.option("--glob", metavar="PATTERN", help="Which files of folders to take, instead of known video suffixes."),
     decoder_option,
@@ -96,6 +77,12 @@ _run_options = combine(
         type=click.Choice(("float32", "float16")),
         help=f"Type of the embeddings on disk. {_AS_BEFORE.format('float32')}",
     ),
+    click.option(
+        "--with-labels",
+        is_flag=True,
+        help="Store what the checkpoint's classifier makes of each clip, as columns label and label_probability. "
+        f"{_AS_BEFORE.format('without')}",
+    ),
     click.option("--prune", is_flag=True, help="Remove videos that no source lists any more."),
     click.option("--retry-failed", is_flag=True, help="Try videos again that failed before."),
     click.option("-q", "--quiet", is_flag=True, help="No progress."),
@@ -106,7 +93,7 @@ _run_options = combine(
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", required=True, metavar="LIB", help="Directory of the library, made if missing.")
 @_encoder_options
-@_sampling_options
+@sampling_options(_AS_BEFORE.format("7.5"))
 @_run_options
 def extract(
     sources: tuple[str, ...],
@@ -130,6 +117,7 @@ def extract(
     video_timeout: float | None,
     video_memory: float,
     store: str | None,
+    with_labels: bool,
     prune: bool,
     retry_failed: bool,
     quiet: bool,
@@ -143,16 +131,11 @@ def extract(
     ones: what the library holds is not done twice.
     """
     begun = time.monotonic()
-    if fps is not None and (stride is not None or uniform):
-        raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
+    sampling = read_sampling(fps, stride, hop, clips_per_video, uniform)
     from vmae_embed.extractor import check_limits, load_encoder, run
-    from vmae_embed.sampling import Sampling
     from vmae_embed.sources import check_source
 
     # What is wrong with the call is said before a model is loaded.
-    policy = {"stride": stride, "hop_s": hop, "clips_per_video": clips_per_video, "uniform": uniform}
-    is_said = fps is not None or any(value not in (None, False) for value in policy.values())
-    sampling = Sampling(fps=7.5 if fps is None else fps, **policy)  # type: ignore[arg-type]
     for source in sources:
         if source != "-":
             check_source(source)
@@ -181,7 +164,7 @@ def extract(
             output,
             encoder=encoder,
             devices=chosen,
-            sampling=replace(sampling, frames=encoder.frames) if is_said else None,
+            sampling=sampling and replace(sampling, frames=encoder.frames),
             glob=glob,
             decoder=decoder,
             exact_pixels=exact_pixels,
@@ -189,6 +172,7 @@ def extract(
             video_timeout_s=video_timeout,
             video_memory=memory,
             stored=store,
+            with_labels=with_labels or None,
             prune=prune,
             retry_failed=retry_failed,
             observe=bar,

@@ -48,6 +48,7 @@ def info(library: str, output_format: str) -> None:
         "embedding": f"{config.encoder['width']} x {config.stored}",
         "sampling": config.sampling and str(config.sampling),
         "carried columns": dict(config.columns),
+        "labels": None if config.classifier is None else f"of classifier {config.classifier[:12]}",
         "index": indexed,
         "first clip": next(iter(opened.column("clip_id")), None),
         "versions": dict(config.versions),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from vmae_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmae_embed.sampling import Sampling
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,3 +75,45 @@ def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
         return command
 
     return decorate
+
+
+def sampling_options(default_rate: str) -> Callable[[Command], Command]:
+    """Options that `read_sampling` takes; ``default_rate`` is what the help says that is taken without any."""
+    return combine(
+        click.option(
+            "--fps", type=float, metavar="RATE", help=f"Sample by time, so many frames a second. {default_rate}"
+        ),
+        click.option(
+            "--stride",
+            type=int,
+            metavar="N",
+            help="Sample every N-th frame instead (Kinetics: 4, SSv2 pre-training: 2).",
+        ),
+        click.option(
+            "--hop",
+            type=float,
+            metavar="SECONDS",
+            help="From the start of a clip to the next. [default: clips touch]",
+        ),
+        click.option("--clips-per-video", type=int, metavar="N", help="So many clips, evenly spread, instead of all."),
+        click.option("--uniform", is_flag=True, help="One clip spread over the whole video (SSv2 fine-tuning)."),
+    )
+
+
+def read_sampling(
+    fps: float | None, stride: int | None, hop: float | None, clips_per_video: int | None, uniform: bool
+) -> Sampling | None:
+    """Make a policy of `sampling_options`; None where none was given.
+
+    Raises:
+        UsageError: a value is out of range, or two of them contradict each other.
+    """
+    if fps is not None and (stride is not None or uniform):
+        raise UsageError(f"--fps and --{'uniform' if uniform else 'stride'} contradict each other: give one of them")
+    if all(value is None for value in (fps, stride, hop, clips_per_video)) and not uniform:
+        return None
+    from vmae_embed.sampling import Sampling
+
+    return Sampling(
+        fps=7.5 if fps is None else fps, stride=stride, hop_s=hop, clips_per_video=clips_per_video, uniform=uniform
+    )

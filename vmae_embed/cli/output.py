@@ -116,13 +116,22 @@ class ProgressBar:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._plan: Plan | None = None
+        self._begin(None)
+
+    def _begin(self, plan: Plan | None) -> None:
+        self._plan = plan
         self._bar: Any = None
         self._task: Any = None
         self._videos = self._clips = self._failed = self._bytes = 0
         self._begun = self._said = time.monotonic()
 
     def __call__(self, plan: Plan, progress: Progress) -> None:
-        """Take note of progress; an observer of `vmae_embed.extractor.run`."""
+        """Take note of progress; an observer of `vmae_embed.extractor.run`, or of one after the other."""
+        if plan is not self._plan and self._plan is not None:
+            self.close()
+            self._begin(plan)
+        self._plan = plan
         self._videos += progress.videos
         self._clips += progress.embedded
         self._bytes += progress.bytes

@@ -56,17 +56,21 @@ class VideoTransformer(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """``(B, T, H, W, 3)`` uint8 to ``(B, D)`` float32."""
-        tokens: torch.Tensor = self.patches(frames)
-        for layer in self.layers:
-            tokens = layer(tokens)
-        if self.first_token_only:
-            tokens = tokens[:, :1]
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        pooled: torch.Tensor = tokens.mean(1)
+        pooled: torch.Tensor = self.tokens(frames, count=1 if self.first_token_only else None).mean(1)
         if self.pooled_norm is not None:
             pooled = self.pooled_norm(pooled)
         return pooled
+
+    def tokens(self, frames: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        """``(B, T, H, W, 3)`` uint8 to the last layer's first ``count`` tokens, ``(B, N, D)`` float32; None for all.
+
+        They are normed where the checkpoint norms tokens: fine-tuned ones norm what is pooled.
+        """
+        tokens: torch.Tensor = self.patches(frames)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        tokens = tokens[:, :count]
+        return self.norm(tokens) if self.norm is not None else tokens
 
 
 class _Patches(nn.Module):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.checkpoint import DEFAULT_MODEL, Checkpoint, load_checkpoint
+from vmae_embed.classifier import Classifier
 from vmae_embed.encoder.batches import (
     find_batch_size,
     is_out_of_memory,
@@ -21,7 +24,7 @@ from vmae_embed.encoder.batches import (
 )
 from vmae_embed.encoder.choices import check_device, check_dtype, check_pooling
 from vmae_embed.encoder.transfer import Link, Pending
-from vmae_embed.errors import UsageError
+from vmae_embed.errors import CheckpointError, UsageError
 from vmae_embed.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class Encoder:
     Attributes:
         frames: T, the number of frames that a clip must have.
         width: D, of an embedding.
+        tokens: N, that the network makes of a clip.
         preprocessing: the checkpoint's own.
         batch_size: clips in one forward pass; larger batches are split. It halves when memory runs out.
         device: where it runs.
@@ -66,7 +70,9 @@ class Encoder:
         config = checkpoint.backbone.config
         self.frames: int = config.num_frames
         self.width: int = config.hidden_size
+        self.tokens: int = self._network.patches.positions.shape[-2]
         self.preprocessing: Preprocessing = checkpoint.preprocessing
+        self._classifier = checkpoint.classifier
         self.batch_size = static_batch_size(self.device)
         self._threads = torch.get_num_threads()
 
@@ -157,6 +163,36 @@ class Encoder:
             "precision": str(self._dtype).removeprefix("torch."),
         }
 
+    def cropping_at(self, place: float) -> Encoder:
+        """Return an encoder of the same weights whose frames are cropped elsewhere.
+
+        Args:
+            place: from 0 to 1, as `Preprocessing.crop_at`.
+        """
+        other = copy.copy(self)
+        other.preprocessing = replace(self.preprocessing, crop_at=place)
+        return other
+
+    def classifier(self) -> Classifier:
+        """Return the checkpoint's head, which takes this encoder's embeddings.
+
+        Raises:
+            CheckpointError: it has none.
+            UsageError: it takes tokens that are pooled otherwise.
+        """
+        name = self._identity["checkpoint"]
+        if self._classifier is None:
+            raise CheckpointError(
+                f"{name} has no classifier, so that it knows no labels; give a fine-tuned checkpoint "
+                f"(VideoMAEForVideoClassification), such as {DEFAULT_MODEL}"
+            )
+        if self._classifier.pooling != self._pooling:
+            raise UsageError(
+                f"the classifier of {name} takes {self._classifier.pooling} pooling, these embeddings are made with "
+                f"{self._pooling}; give --pooling {self._classifier.pooling}, in a library of its own"
+            )
+        return self._classifier
+
     def encode(self, frames: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed clips.
 
@@ -189,6 +225,21 @@ class Encoder:
             ``(B, D)`` float32.
         """
         return self.submit(frames).result()
+
+    def encode_tokens(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give one batch of clips' tokens, which `encode_cropped` would pool.
+
+        Args:
+            frames: ``(B, T, H, W, 3)`` uint8, as for `encode_cropped`.
+
+        Returns:
+            ``(B, N, D)`` float32: N is frames / tubelet size, times the patches of a frame.
+        """
+        import torch
+
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self._network.tokens(self._link.upload(frames)).float().cpu().numpy()
+            return found
 
     def empty_batch(self) -> NDArray[np.uint8]:
         """Return memory for one batch, ``(batch_size, T, H, W, 3)``: on CUDA it is pinned, and copied from fastest."""

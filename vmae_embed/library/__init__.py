@@ -9,11 +9,12 @@ from vmae_embed.library.files import (
     temporary_name,
     write_atomically,
 )
-from vmae_embed.library.shards import RESERVED, STORED, clip_rows, to_matrix
+from vmae_embed.library.shards import LABEL_COLUMNS, RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
 from vmae_embed.library.verify import verify
 
 __all__ = [
+    "LABEL_COLUMNS",
     "RESERVED",
     "STORED",
     "Held",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmae_embed.errors import IdentityMismatch
-from vmae_embed.library.shards import CARRIED, RESERVED, STORED
+from vmae_embed.library.shards import CARRIED, LABEL_COLUMNS, RESERVED, STORED
 from vmae_embed.preprocess import Preprocessing
 from vmae_embed.sampling import Sampling
 
@@ -30,6 +30,7 @@ class LibraryConfig:
         columns: carried columns and their types.
         versions: of the packages that made it.
         exact_pixels: whether frames were converted whole before they were resized.
+        classifier: SHA-256 of the one that labelled the clips; None where none did.
         runs: what the latest runs did, the last of them last; see `vmae_embed.summary`.
     """
 
@@ -40,6 +41,7 @@ class LibraryConfig:
     columns: Mapping[str, str]
     versions: Mapping[str, str]
     exact_pixels: bool = False
+    classifier: str | None = None
     runs: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -58,6 +60,7 @@ class LibraryConfig:
             "columns": dict(self.columns),
             "versions": dict(self.versions),
             "exact_pixels": self.exact_pixels,
+            "classifier": self.classifier,
             "runs": [dict(run) for run in self.runs],
         }
         return (json.dumps(fields, indent=2) + "\n").encode()
@@ -79,6 +82,7 @@ class LibraryConfig:
             columns=fields["columns"],
             versions=fields["versions"],
             exact_pixels=bool(fields.get("exact_pixels", True)),  # early versions knew nothing else
+            classifier=fields.get("classifier"),
             runs=tuple(fields.get("runs", ())),
         )
         missing = [key for key in _COMPARABLE if key not in config.encoder]
@@ -89,6 +93,10 @@ class LibraryConfig:
             raise ValueError("an encoder without a width, or without the hash of its weights")
         if set(config.columns) & RESERVED or not isinstance(config.versions, dict):
             raise ValueError("carried columns by names of its own, or versions that are none")
+        if config.classifier is not None and (
+            not isinstance(config.classifier, str) or not LABEL_COLUMNS.items() <= config.columns.items()
+        ):
+            raise ValueError("a classifier without a hash, or without the columns of its labels")
         if not all(isinstance(run, dict) for run in config.runs):
             raise ValueError("runs that are none")
         return config
@@ -125,6 +133,7 @@ class LibraryConfig:
             "precision (--dtype)": (self.encoder.get("precision"), config.encoder.get("precision")),
             "stored type (--store)": (self.stored, config.stored),
             "pixels (--exact-pixels, --fast-pixels)": (_pixels(self), _pixels(config)),
+            "labels (--with-labels)": (_labels(self), _labels(config)),
         }
         for what, (before, now) in wanted.items():
             if before != now:
@@ -136,6 +145,10 @@ class LibraryConfig:
 
 def _pixels(config: LibraryConfig) -> str:
     return "exact" if config.exact_pixels else "fast"
+
+
+def _labels(config: LibraryConfig) -> str:
+    return "none" if config.classifier is None else f"of classifier {config.classifier[:12]}"
 
 
 def _is_imported(encoder: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,17 @@ from vmae_embed.records import ClipSpan, Failure, Timeline, Video, clip_id
 
 STORED = {"float32": pa.float32(), "float16": pa.float16()}
 
-# What a manifest's columns may be; everything else is carried as text.
-CARRIED = {"bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64(), "string": pa.string()}
+# What a carried column may be. A manifest's are all but float; what is none of these is carried as text.
+CARRIED = {
+    "bool": pa.bool_(),
+    "int64": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+}
+
+# What the checkpoint's classifier says of a clip; carried like a manifest's columns.
+LABEL_COLUMNS = {"label": "string", "label_probability": "float"}
 
 CLIP_COLUMNS = ("clip_id", "video_id", "start_s", "end_s", "embedding")
 _BEFORE_EMBEDDING = [
@@ -70,6 +80,7 @@ def clip_rows(
     spans: Sequence[ClipSpan],
     embeddings: NDArray[np.floating[Any]],
     schema: pa.Schema,
+    columns: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> pa.Table:
     """Make the rows of one video's clips.
 
@@ -79,11 +90,12 @@ def clip_rows(
         spans: B clips.
         embeddings: ``(B, D)``.
         schema: from `clip_schema`.
+        columns: carried columns of which each clip has a value of its own, B of them.
     """
     embedding_type = schema.field("embedding").type
     flat = pa.array(np.ascontiguousarray(embeddings, dtype=embedding_type.value_type.to_pandas_dtype()).ravel())
     count = len(spans)
-    columns = {
+    values = {
         "clip_id": [clip_id(video.id, span.start_s, span.end_s) for span in spans],
         "video_id": [video.id] * count,
         "start_s": [span.start_s for span in spans],
@@ -97,8 +109,9 @@ def clip_rows(
         "codec": [timeline.codec] * count,
         "fingerprint": [video.fingerprint] * count,
         **{name: [video.columns.get(name)] * count for name in schema.names if name not in RESERVED},
+        **columns,
     }
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    return pa.table([values[name] for name in schema.names], schema=schema)
 
 
 def failure_rows(failures: Sequence[Failure]) -> pa.Table:

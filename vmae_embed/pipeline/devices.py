@@ -171,7 +171,10 @@ def _work(parent: _Parent, task: _Task) -> None:
 
     recipe = task.recipe
     encoder = Encoder.from_identity(recipe.identity, device=task.device, compile=recipe.compile)
-    if encoder.identity["weights_sha256"] != recipe.identity["weights_sha256"]:
+    labelled_by = task.library_config.classifier
+    if encoder.identity["weights_sha256"] != recipe.identity["weights_sha256"] or (
+        labelled_by is not None and encoder.classifier().sha256 != labelled_by
+    ):
         raise CheckpointError(f"{recipe.identity['checkpoint']} changed while the run began")
     encoder.batch_size = recipe.batch_size
     library = Library(task.library, task.library_config)

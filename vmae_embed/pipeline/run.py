@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vmae_embed.classifier import Classifier
 from vmae_embed.library import Library
 from vmae_embed.pipeline.channel import Channel, Closed
 from vmae_embed.pipeline.progress import Progress, StageTimes
@@ -66,6 +67,10 @@ class ClipEncoder(Protocol):
         """Begin with ``(B, T, H, W, 3)`` uint8, which stay as they are until the result is there."""
         ...
 
+    def classifier(self) -> Classifier:
+        """The head that takes its embeddings; asked for only where the library has labels."""
+        ...
+
 
 def run_units(
     units: Iterable[Unit], encoder: ClipEncoder, library: Library, config: WorkerConfig, *, workers: int
@@ -112,6 +117,7 @@ class _Stages:
         self, units: Iterable[Unit], encoder: ClipEncoder, library: Library, pool: DecodePool, workers: int
     ) -> None:
         self._units, self._encoder, self._library, self._pool = units, encoder, library, pool
+        self._classifier = encoder.classifier() if library.config.classifier is not None else None
         # Each unit in flight may hold a batch that is not full: with fewer, all might wait for each other.
         buffers = workers + SPARE_BATCHES
         self._free: Channel[NDArray[np.uint8] | None] = Channel(buffers, [None] * buffers)
@@ -240,7 +246,7 @@ class _Stages:
     def _write(self) -> None:
         while (unit := self._to_write.get()) is not None:
             begun = time.monotonic()
-            clips = unit.commit(self._library)
+            clips = unit.commit(self._library, self._classifier)
             times = StageTimes(write_s=time.monotonic() - begun)
             videos, failures = len(unit.finished) + len(unit.failures), tuple(unit.failures)
             self._said.put(Progress(committed=clips, videos=videos, failures=failures, times=times))

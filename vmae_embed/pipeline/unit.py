@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.library import Library, clip_rows
+from vmae_embed.classifier import Classifier
+from vmae_embed.library import LABEL_COLUMNS, Library, clip_rows
 from vmae_embed.records import ClipSpan, Failure, Timeline, Video
 
 
@@ -80,8 +82,12 @@ class UnitRows:
         batch.bytes, self.due = self.due, 0
         return batch
 
-    def commit(self, library: Library) -> int:
+    def commit(self, library: Library, classifier: Classifier | None) -> int:
         """Write the shard. A video whose embeddings are not finite is one more failure.
+
+        Args:
+            library: that it belongs to.
+            classifier: that labels its clips; None where the library has no labels.
 
         Returns:
             How many clips it holds.
@@ -93,10 +99,12 @@ class UnitRows:
         tables = [schema.empty_table()]
         sound = []
         for rows in self.finished:
+            embeddings = np.stack(rows.embeddings)
             with np.errstate(over="ignore"):  # beyond float16: refused below
-                embeddings = np.stack(rows.embeddings).astype(library.config.stored)
-            if np.isfinite(embeddings).all():
-                tables.append(clip_rows(rows.video, rows.timeline, rows.spans, embeddings, schema))
+                stored = embeddings.astype(library.config.stored)
+            if np.isfinite(stored).all():
+                labels = {} if classifier is None else _label(embeddings, classifier)
+                tables.append(clip_rows(rows.video, rows.timeline, rows.spans, stored, schema, labels))
                 sound.append(rows)
                 continue
             video = rows.video
@@ -106,3 +114,9 @@ class UnitRows:
         table = pa.concat_tables(tables)
         library.write_unit(self.name, table, self.failures)
         return int(table.num_rows)
+
+
+def _label(embeddings: NDArray[np.float32], classifier: Classifier) -> dict[str, list[Any]]:
+    """The likeliest label of each clip, as the columns of `LABEL_COLUMNS`."""
+    best = [classifier.best(row, 1)[0] for row in classifier.probabilities(embeddings)]
+    return dict(zip(LABEL_COLUMNS, map(list, zip(*best, strict=True)), strict=True))
