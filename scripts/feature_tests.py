@@ -9,7 +9,7 @@ from masked_autoencoder import MEAN, STD, encode, tubelets
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from vmae_embed.probe import LinearProbe
+from vmae_embed.probes import LinearProbe
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -174,29 +175,100 @@ def test_another_checkpoint_or_pooling_is_refused_even_for_a_clip_id(made, run, 
 
 
 def test_probe(made, run):
-    code, out, _ = run("probe", made / "lib", "--labels", made / "labels.csv", "--format", "json")
+    options = ("--labels", made / "labels.csv", "--folds", 3)
+    code, out, _ = run("probe", "evaluate", made / "lib", *options, "--format", "json")
     assert code == 0
     result = json.loads(out)
-    assert result["train_clips"] + result["test_clips"] == 18
-    assert set(result["per_class"]) == {"even", "odd"}
-    assert 0 <= result["top1"] <= 1
-    code, out, _ = run("probe", made / "lib", "--labels", made / "labels.csv", "--group", "recording")
+    assert [found["probe"] for found in result["results"]] == ["linear", "knn"]
+    for found in result["results"]:
+        assert found["by_clip"]["tested"] == 18
+        assert found["by_video"]["tested"] == 6
+        assert set(found["per_class"]) == {"even", "odd"}
+        assert 0 <= found["by_clip"]["top1"]["low"] <= found["by_clip"]["top1"]["value"] <= 1
+    code, out, _ = run("probe", "evaluate", made / "lib", *options, "--group", "recording", "--probe", "knn", "--k", 3)
     assert code == 0
     assert "majority baseline" in out
-    assert "split by recording" in out
+    assert "3 folds, grouped by recording" in out
+    assert "linear" not in out
+
+
+def test_probe_writes_a_page_and_a_report(made, run, tmp_path):
+    files = ("--html", tmp_path / "p.html", "--report", tmp_path / "p.json")
+    options = ("--labels", made / "labels.csv", "--folds", 2, "--few-shot", 1, "--compare", made / "lib", *files)
+    code, out, err = run("probe", "evaluate", made / "lib", *options)
+    assert code == 0
+    assert "linear, 1 a class" in out
+    assert "first less second 0.0000" in out
+    report = json.loads((tmp_path / "p.json").read_text())
+    assert report["differences"]["linear"]["p"] == 1
+    assert (
+        "data:image/jpeg" in (tmp_path / "p.html").read_text()
+        or "None: every video" in (tmp_path / "p.html").read_text()
+    )
+    assert str(tmp_path / "p.html") in err
+    code, _, err = run("probe", "evaluate", made / "lib", *options)
+    assert code == 2
+    assert_one_line(err, "exists; give another name, or --overwrite")
+
+
+def test_the_attentive_probe_reads_tokens(made, run, tmp_path):
+    options = ("--labels", made / "labels.csv", "--folds", 2, "--probe", "attentive", "--probe", "knn")
+    code, out, err = run("probe", "evaluate", made / "lib", *options, "--format", "json")
+    assert code == 0, err
+    assert "tokens of 18 clips: 0.00 GB" in err
+    results = json.loads(out)["results"]
+    assert [found["probe"] for found in results] == ["attentive", "knn"]
+    assert results[0]["by_clip"]["tested"] == 18
+    assert len(results[0]["fits"][0]["validation"]) == 4
+    shutil.copytree(made / "videos", tmp_path / "videos")
+    assert run("extract", tmp_path / "videos", "-o", tmp_path / "lib", "--model", made / "checkpoint")[0] in (0, 3)
+    (tmp_path / "videos" / "v3.mp4").unlink()
+    code, out, err = run("probe", "evaluate", tmp_path / "lib", *options, "--format", "json")
+    assert code == 0, err
+    assert "3 clips could not be decoded again, and are left out: v3.mp4#t=" in err
+    assert [found["by_clip"]["tested"] for found in json.loads(out)["results"]] == [15, 15]
+
+
+def test_a_probe_is_kept_judged_and_asked(made, run, tmp_path):
+    labels = ("--labels", made / "labels.csv")
+    code, out, _ = run("probe", "fit", made / "lib", *labels, "-o", tmp_path / "probe", "--l2", 1)
+    assert code == 0
+    assert "linear probe, l2 1, 2 classes, fitted to 18 clips" in out
+    code, out, _ = run("probe", "score", tmp_path / "probe", made / "lib", *labels, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["by_clip"]["top1"]["value"] > 0.9
+    code, out, _ = run("predict", tmp_path / "probe", made / "lib", "--format", "json")
+    assert code == 0
+    of_library = json.loads(out)
+    assert [row["video_id"] for row in of_library] == [f"v{i}.mp4" for i in range(6)]
+    code, out, _ = run("predict", tmp_path / "probe", made / "videos" / "v2.mp4", "--format", "json")
+    assert code == 0
+    (of_file,) = json.loads(out)
+    assert of_file["label"] == of_library[2]["label"]
+    assert of_file["probability"] == pytest.approx(of_library[2]["probability"], abs=1e-4)
+    code, out, _ = run("predict", tmp_path / "probe", made / "lib", "--per-clip", "-k", 2)
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 2 * 18
+    other = save_checkpoint(tmp_path / "other", seed=3)
+    assert run("extract", made / "videos", "-o", tmp_path / "lib", "--model", other)[0] in (0, 3)
+    for verb in (
+        ["probe", "score", tmp_path / "probe", tmp_path / "lib", *labels],
+        ["predict", tmp_path / "probe", tmp_path / "lib"],
+    ):
+        code, _, err = run(*verb)
+        assert code == 1
+        assert "weights_sha256 differ" in err
 
 
 def test_probe_counts_what_does_not_match(made, run, tmp_path):
     table = (made / "labels.csv").read_text().replace("v5.mp4", "elsewhere.mp4")
     (tmp_path / "labels.csv").write_text(table)
-    _, _, err = run("probe", made / "lib", "--labels", tmp_path / "labels.csv")
+    _, _, err = run("probe", "evaluate", made / "lib", "--labels", tmp_path / "labels.csv", "--folds", 2)
     assert "1 rows of the labels fit no clip of the library: elsewhere.mp4" in err
     assert "1 videos of the library have no label: v5.mp4" in err
 
 
 def test_verify(made, run, tmp_path):
-    import shutil
-
     code, out, _ = run("verify", made / "lib")
     assert code == 0
     assert "whole; 18 clips" in out
@@ -215,7 +287,7 @@ def test_sampling_that_differs_is_refused_with_both_named(made, run):
     assert_one_line(err, "touching windows", "stride 4")
 
 
-READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", "x.csv"]]
+READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "evaluate", "--labels", "x.csv"]]
 
 
 @pytest.mark.parametrize(
@@ -270,12 +342,24 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "--labels", 
         (["index", "{lib}", "--part", "1/2"], ["18 clips need no parts"]),
         (["index", "{lib}", "--target-recall", "95"], ["target-recall=95: give a share above 0, at most 1"]),
         (["index", "{lib}", "--metric", "dot"], ["'dot' is not one of"]),
-        (["probe", "{lib}"], ["Missing option '--labels'"]),
-        (["probe", "{lib}", "--labels", "{missing}.csv"], ["no such file"]),
-        (["probe", "{lib}", "--labels", "{file}"], ["not a table"]),
-        (["probe", "{lib}", "--labels", "{labels}", "--label", "colour"], ["colour", "path, label, recording"]),
-        (["probe", "{lib}", "--labels", "{labels}", "--test-fraction", "2"], ["--test-fraction 2"]),
-        (["probe", "{lib}", "--labels", "{labels}", "--l2", "-1"], ["l2"]),
+        (["probe", "{lib}"], ["evaluate, fit or score", "vmae-embed probe evaluate LIB"]),
+        (["probe", "evaluate", "{lib}"], ["'label'", "carries no columns", "--labels FILE or folders"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{missing}.csv"], ["no such file"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{file}"], ["not a table"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--label", "hue"], ["hue", "path, label, recording"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--folds", "1"], ["folds=1"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--folds", "99"], ["99 folds of 6 groups"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--l2", "-1"], ["l2"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--l2", "1;2"], ["--l2 1;2", "commas"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--k", "0"], ["k=[0]", "from 1 on"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--few-shot", "0"], ["few_shot=0"]),
+        (["probe", "evaluate", "{lib}", "--labels", "folders"], ["every labelled clip is 'videos'"]),
+        (["probe", "fit", "{lib}", "--labels", "{labels}"], ["Missing option '-o'"]),
+        (["probe", "fit", "{lib}", "--labels", "{labels}", "-o", "{garbage}"], ["not empty, and no probe"]),
+        (["probe", "score", "{missing}", "{lib}", "--labels", "{labels}"], ["not a probe (no such directory)"]),
+        (["probe", "score", "{garbage}", "{lib}", "--labels", "{labels}"], ["not a probe (it has no probe.json"]),
+        (["predict", "{garbage}", "{lib}"], ["not a probe (it has no probe.json"]),
+        (["predict", "{garbage}"], ["Missing argument"]),
         (["demo", "{garbage}"], ["not empty, and no demo"]),
         (["nonsense"], ["No such command 'nonsense'"]),
         *[([*command, "{missing}"], ["not a library (no such directory)"]) for command in READERS],

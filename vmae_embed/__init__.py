@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vmae_embed.index import Index as Index
     from vmae_embed.index import IndexSpec as IndexSpec
     from vmae_embed.library import Library as Library
-    from vmae_embed.probe import LinearProbe as LinearProbe
+    from vmae_embed.probes import LinearProbe as LinearProbe
     from vmae_embed.query import search as search
     from vmae_embed.query import search_many as search_many
     from vmae_embed.records import Hit as Hit
@@ -42,7 +42,7 @@ _HOMES = {
     "Index": "index",
     "IndexSpec": "index",
     "Library": "library",
-    "LinearProbe": "probe",
+    "LinearProbe": "probes",
     "Sampling": "sampling",
     "VmaeEmbedError": "errors",
     "export": "exporter",

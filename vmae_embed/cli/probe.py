@@ -1,99 +1,343 @@
-"""``vmae-embed probe``."""
+"""``vmae-embed probe``: what frozen features are worth."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import tell_unmatched
-from vmae_embed.errors import ProbeError, UsageError
+from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
+from vmae_embed.errors import UsageError
+from vmae_embed.pages import check_page
+
+if TYPE_CHECKING:
+    from vmae_embed.library import Library
+    from vmae_embed.probing import Evaluation, Interval, Rows
+
+_KINDS = ("linear", "knn")
+_ATTENTIVE = "attentive"
 
 
-@click.command()
+def _label_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--labels",
+                metavar="FILE|folders",
+                help="CSV, TSV or Parquet: clip_id, video_id or path, and labels; or the names of the videos' folders. "
+                "[default: a column that the library carries]",
+            ),
+            click.option("--label", default="label", metavar="COLUMN", help="Column of the labels."),
+            click.option(
+                "--group",
+                metavar="COLUMN",
+                help="Column whose groups stay on one side of a split. [default: the video]",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _probe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--norm",
+                type=click.Choice(("batch", "l2", "none")),
+                default="batch",
+                help="Of the linear probe: scale features to mean 0 and variance 1, rows to length 1, or nothing.",
+            ),
+            click.option(
+                "--l2",
+                metavar="STRENGTH,...",
+                help="Of the linear probe: scikit-learn's 1/C; of several, one is chosen on training clips. "
+                "[default: seven from 100000 to 0.1]",
+            ),
+            click.option(
+                "--k",
+                "neighbours",
+                default="10,20,100,200",
+                metavar="K,...",
+                help="Of k-NN: neighbours that vote; of several, one is chosen on training clips.",
+            ),
+            click.option("--temperature", type=float, default=0.07, metavar="T", help="Of k-NN's votes."),
+            click.option(
+                "--device", metavar="DEVICE", help="That fits the linear probe. [default: a GPU if there is one]"
+            ),
+            click.option("--seed", type=int, default=0, metavar="N", help="Of splits, draws and intervals."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class _Verbs(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            raise click.UsageError(
+                f"{args[0]}: give evaluate, fit or score first, as in `vmae-embed probe evaluate LIB`", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs)
+def probe() -> None:
+    """Judge a library's embeddings by labels: frozen features, small probes, splits that do not leak."""
+
+
+@probe.command()
 @library_argument
+@_label_options
 @click.option(
-    "--labels",
-    required=True,
-    metavar="FILE",
-    help="CSV, TSV or Parquet: clip_id, video_id or path, and labels.",
+    "--probe",
+    "kinds",
+    type=click.Choice((*_KINDS, _ATTENTIVE)),
+    multiple=True,
+    help="Which; give it again for more. attentive decodes and encodes the videos again, for their tokens. "
+    "[default: linear and knn]",
 )
-@click.option("--label", default="label", metavar="COLUMN", help="Column of the labels.")
+@click.option("--folds", type=int, default=5, metavar="N", help="Folds, where the labels have no column split.")
 @click.option(
-    "--group",
-    metavar="COLUMN",
-    help="Column whose groups stay on one side of the split. [default: the video]",
+    "--few-shot",
+    "shots",
+    type=int,
+    multiple=True,
+    metavar="N",
+    help="Also fit to N clips a class, drawn five times; give it again for more.",
 )
-@click.option("--test-fraction", type=float, default=0.25, metavar="SHARE", help="Share of the clips to test on.")
-@click.option("--seed", type=int, default=0, metavar="N", help="Of the split.")
-@click.option("--l2", type=float, default=1.0, metavar="STRENGTH", help="Regularisation: scikit-learn's 1/C.")
+@click.option("--compare", metavar="LIBRARY", help="Another library of the same videos, to put beside it.")
+@_probe_options
+@click.option("--html", metavar="FILE", help="Also write a page: confusion matrix, classes, the surest mistakes.")
+@click.option("--report", metavar="FILE", help="Also write all figures as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace the page and the report if they exist.")
 @click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
-def probe(
+def evaluate(
     library: str,
-    labels: str,
+    labels: str | None,
     label: str,
     group: str | None,
-    test_fraction: float,
-    seed: int,
-    l2: float,
+    kinds: tuple[str, ...],
+    folds: int,
+    shots: tuple[int, ...],
+    compare: str | None,
+    html: str | None,
+    report: str | None,
+    overwrite: bool,
     output_format: str,
+    seed: int,
+    **settings: Any,
 ) -> None:
-    """Judge a library's embeddings with a linear probe on labels.
+    """Fit probes to some of a library's clips and judge them on the others.
 
-    Logistic regression on frozen, standardised embeddings; no group is both trained on and tested.
+    Every clip is judged by a probe that saw no clip of its group. Figures are over clips, and over
+    videos by the mean of their clips' probabilities; each with a 95% interval over videos.
     """
-    if not 0 < test_fraction < 1:
-        raise UsageError(f"--test-fraction {test_fraction:g}: give a share between 0 and 1")
-    from vmae_embed.labels import majority_baseline, per_class_accuracy, read_labels, split_by_group
+    for name in (html, report):
+        if name is not None:
+            check_page(name, overwrite=overwrite)
     from vmae_embed.library import Library
-    from vmae_embed.probe import LinearProbe
+    from vmae_embed.probing import differences, evaluate_probes, to_dict, write_probe_page
 
-    opened = Library.open(library)
-    table = opened.table(["clip_id", "video_id", "path"])
-    matched = read_labels(Path(labels), label=label, group=group).match(
-        *(table[n].to_pylist() for n in table.column_names)
-    )
-    tell_unmatched(matched.unmatched_keys, "rows of the labels fit no clip of the library")
-    tell_unmatched(matched.unlabelled_videos, "videos of the library have no label")
-    rows = matched.labelled_rows
-    if not len(rows):
-        raise ProbeError(
-            f"{labels}: none of its rows fits a clip of {library}; compare with `vmae-embed info {library}`"
-        )
-    truth = [value for value in matched.labels if value is not None]
-    train, test = split_by_group(truth, [matched.groups[row] for row in rows], test_fraction=test_fraction, seed=seed)
-    embeddings = opened.embeddings()[rows]
-    fitted = LinearProbe(l2=l2).fit(embeddings[train], [truth[i] for i in train])
-    expected = [truth[i] for i in test]
-    predicted = [value.item() if hasattr(value, "item") else value for value in fitted.predict(embeddings[test])]
-    per_class = per_class_accuracy(expected, predicted)
-    tell_unmatched(
-        tuple(sorted({str(truth[i]) for i in test} - {str(truth[i]) for i in train})),
-        "classes are tested that the probe was not trained on, for want of groups",
-    )
-    untested = {str(value) for value in truth} - {str(value) for value in expected}
-    tell_unmatched(tuple(sorted(untested)), "classes have too few groups to be tested")
-    result = {
-        "top1": sum(a == b for a, b in zip(expected, predicted, strict=True)) / len(expected),
-        "majority_baseline": majority_baseline([truth[i] for i in train], expected),
-        "mean_per_class": sum(right / total for right, total in per_class.values()) / len(per_class),
-        "classes": len(set(truth)),
-        "classes_tested": len(per_class),
-        "train_clips": len(train),
-        "test_clips": len(test),
-        "groups": group or "video",
-        "per_class": {str(name): right / total for name, (right, total) in sorted(per_class.items(), key=str)},
-    }
+    makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _KINDS}
+    grouped_by = group or "video"
+    evaluations = []
+    with StageProgress() as progress, tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
+        for number, name in enumerate((library, *([compare] if compare else []))):
+            opened = Library.open(name)
+            rows = _read(opened, labels, label, group)
+            if _ATTENTIVE in kinds:
+                rows = _with_tokens(opened, rows, Path(folder) / str(number), settings["device"], progress)
+            options: dict[str, Any] = {"grouped_by": grouped_by, "folds": folds, "shots": shots, "seed": seed}
+            evaluations.append(evaluate_probes(opened, rows, makers, **options, observe=progress))
+    compared = differences(*evaluations, seed=seed) if compare else {}
+    result = to_dict(evaluations[0])
+    if compare:
+        result["compared_with"] = to_dict(evaluations[1])
+        result["differences"] = {
+            name: {**_as_dict(found.value), "p": found.p, "videos": found.videos} for name, found in compared.items()
+        }
+    text = json.dumps(result, indent=2, ensure_ascii=False)
     if output_format == "json":
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    split = f"{len(test):,} clips, trained on {len(train):,}; split by {group or 'video'}"
-    click.echo(f"top-1               {result['top1']:.4f}   ({split})")
+        click.echo(text)
+    else:
+        for evaluation in evaluations:
+            _print(evaluation)
+        for name, found in compared.items():
+            click.echo(f"{name:<20}first less second {_text(found.value)}, paired test p = {found.p:.4f}")
+    if report is not None:
+        _write(Path(report), text + "\n")
+        say(f"report: {report}")
+    if html is not None:
+        title = " and ".join(evaluation.library.path.resolve().name for evaluation in evaluations)
+        page = write_probe_page(html, evaluations, compared, title=f"Probes of {title}", overwrite=overwrite)
+        say(f"page: {page}")
+
+
+@probe.command()
+@library_argument
+@_label_options
+@click.option("-o", "--out", required=True, metavar="PROBE", help="Directory to write the probe to.")
+@click.option("--probe", "kind", type=click.Choice(_KINDS), default="linear", help="Which.")
+@_probe_options
+@click.option("--overwrite", is_flag=True, help="Replace an earlier probe.")
+def fit(
+    library: str,
+    labels: str | None,
+    label: str,
+    group: str | None,
+    out: str,
+    kind: str,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Fit a probe to all labelled clips and keep it: for `probe score` and `predict`.
+
+    Rows of a split called test are left out.
+    """
+    from vmae_embed.library import Library
+    from vmae_embed.probes import check_folder, save_probe
+
+    check_folder(out, overwrite=overwrite)
+    fitted = _maker(kind, **settings)()
+    opened = Library.open(library)
+    rows = _read(opened, labels, label, group)
+    used = [row for row in range(len(rows.truth)) if rows.sides is None or rows.sides[row] != "test"]
+    fitted.fit(rows.embeddings[used], [rows.truth[row] for row in used], [rows.groups[row] for row in used])
+    about = {"library": str(opened.path), "clips": len(used), "label": label, "group": group or "video"}
+    save_probe(out, fitted, opened.config, fitted_to=about, overwrite=overwrite)
+    chosen = fitted.to_dict()
+    setting = f"l2 {chosen['l2']:g}" if kind == "linear" else f"k {chosen['k']}"
     click.echo(
-        f"mean per class      {result['mean_per_class']:.4f}   ({len(per_class)} of {result['classes']} classes tested)"
+        f"{out}: {kind} probe, {setting}, {len(fitted.classes_)} classes, fitted to {count_of(len(used), 'clip')}"
     )
-    click.echo(f"majority baseline   {result['majority_baseline']:.4f}")
-    for name, (right, total) in sorted(per_class.items(), key=str):
-        click.echo(f"  {name!s:<28}{right / total:.4f}   {right} of {total}")
+
+
+@probe.command()
+@click.argument("probe_folder", metavar="PROBE")
+@library_argument
+@_label_options
+@click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
+def score(
+    probe_folder: str, library: str, labels: str | None, label: str, group: str | None, output_format: str
+) -> None:
+    """Judge a kept probe on another library's labelled clips.
+
+    The library must be of the same encoder. Nothing checks that its videos are others than those
+    that the probe was fitted to. Of a split, only the rows called test are asked about.
+    """
+    from dataclasses import asdict
+
+    from vmae_embed.library import Library
+    from vmae_embed.probes import load_probe
+    from vmae_embed.probing import score_probe
+
+    saved, opened = load_probe(probe_folder), Library.open(library)
+    saved.check(opened)
+    result = score_probe(saved, _read(opened, labels, label, group))
+    tell_unmatched(result.unknown, "labels are none that the probe knows: it is wrong about all of their clips")
+    if output_format == "json":
+        figures = {unit: {name: asdict(one) for name, one in found.items()} for unit, found in result.figures.items()}
+        click.echo(json.dumps({"probe": probe_folder, "library": library, **figures}, indent=2, ensure_ascii=False))
+        return
+    _print_head()
+    for unit, found in result.figures.items():
+        _print_line("kept", unit.removeprefix("by_") + "s", found)
+
+
+def _with_tokens(library: Library, rows: Rows, folder: Path, device: str | None, progress: StageProgress) -> Rows:
+    from vmae_embed.encoder import Encoder
+    from vmae_embed.probing import bytes_of_tokens, with_tokens
+
+    encoder = Encoder.from_identity(library.config.encoder, device=device)
+    size = bytes_of_tokens(rows, encoder)
+    clips = count_of(len(rows.truth), "clip")
+    say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder.parent}")
+    folder.mkdir()
+    found, skipped = with_tokens(library, rows, encoder, folder, observe=progress)
+    tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
+    return found
+
+
+def _maker(
+    kind: str, *, norm: str, l2: str | None, neighbours: str, temperature: float, device: str | None, seed: int
+) -> Callable[[], Any]:
+    from vmae_embed.probes import STRENGTHS, AttentiveProbe, KNNProbe, LinearProbe
+
+    if kind == "knn":
+        counts = [int(value) for value in _numbers("--k", neighbours)]
+        return lambda: KNNProbe(k=counts, temperature=temperature)
+    import torch
+
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == _ATTENTIVE:
+        return lambda: AttentiveProbe(device=where, seed=seed)
+    strengths = _numbers("--l2", l2) if l2 else STRENGTHS
+    return lambda: LinearProbe(l2=strengths, norm=norm, device=where, seed=seed)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(value) for value in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: give numbers with commas between them") from None
+
+
+def _read(library: Library, labels: str | None, label: str, group: str | None) -> Rows:
+    from vmae_embed.probing import labelled_rows
+
+    rows, unmatched = labelled_rows(library, labels, label=label, group=group)
+    tell_unmatched(unmatched.keys, "rows of the labels fit no clip of the library")
+    tell_unmatched(unmatched.videos, "videos of the library have no label")
+    return rows
+
+
+def _print(evaluation: Evaluation) -> None:
+    rows = evaluation.rows
+    videos = len(set(rows.clips["video_id"].to_pylist()))
+    click.echo(
+        f"{evaluation.library.path}: {count_of(len(rows.truth), 'clip')} of {count_of(videos, 'video')}, "
+        f"{len(set(rows.truth))} classes; {evaluation.split}"
+    )
+    _print_head()
+    for result in evaluation.results:
+        _print_line(result.name, "clips", result.clip_figures)
+        _print_line(result.name, "videos", result.video_figures)
+    first = evaluation.results[0]
+    click.echo(f"{'majority baseline':<20}{'videos':<8}{first.majority(first.videos):.4f}")
+    click.echo(f"{'chance':<28}{first.chance:.4f}\n")
+
+
+def _print_head() -> None:
+    click.echo(f"{'probe':<20}{'of':<8}{'top-1':<28}{'top-5':<9}{'per class':<11}{'macro F1':<10}calibration error")
+
+
+def _print_line(name: str, unit: str, figures: dict[str, Interval]) -> None:
+    others = "".join(f"{figures[measure].value:<{width}.4f}" for measure, width in _OTHERS)
+    click.echo(f"{name:<20}{unit:<8}{_text(figures['top1']):<28}{others}".rstrip())
+
+
+_OTHERS: Sequence[tuple[str, int]] = (("top5", 9), ("mean_per_class", 11), ("macro_f1", 10), ("ece", 0))
+
+
+def _text(value: Interval) -> str:
+    interval = "" if value.low is None or value.high is None else f" ({value.low:.4f} to {value.high:.4f})"
+    return f"{value.value:.4f}{interval}"
+
+
+def _as_dict(value: Interval) -> dict[str, float | None]:
+    return {"value": value.value, "low": value.low, "high": value.high}
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.probe import LinearProbe
+from vmae_embed.probes import LinearProbe
 
 
 def clusters(
@@ -94,7 +94,7 @@ def test_standardising_makes_scale_and_offset_of_features_irrelevant() -> None:
 def test_without_standardising_the_features_are_used_as_they_are() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, y = clusters(150, 10, 3)
-    probe = LinearProbe(l2=2.0, standardize=False).fit(x, y)
+    probe = LinearProbe(l2=2.0, norm="none").fit(x, y)
     np.testing.assert_array_equal(probe.mean_, np.zeros(10))
     np.testing.assert_array_equal(probe.scale_, np.ones(10))
     reference = linear_model.LogisticRegression(C=0.5, tol=1e-9, max_iter=10_000).fit(x.astype(np.float64), y)
@@ -245,3 +245,47 @@ def test_fits_inside_no_grad() -> None:
         warnings.simplefilter("error")
         inside = LinearProbe().fit(x, y)
     np.testing.assert_array_equal(inside.coef_, LinearProbe().fit(x, y).coef_)
+
+
+def test_a_strength_is_chosen_on_groups_that_were_held_out() -> None:
+    """Each group is one row, five times over: told apart, a weak penalty is wrong; together, it looks right."""
+    x, y = clusters(60, 40, 3, spread=3.0)
+    rows, labels, groups = np.repeat(x, 5, axis=0), np.repeat(y, 5), [str(i // 5) for i in range(300)]
+    strengths = (1e4, 1e2, 1.0, 1e-2)
+    grouped, ungrouped = (
+        LinearProbe(l2=strengths).fit(rows, labels, groups),
+        LinearProbe(l2=strengths).fit(rows, labels),
+    )
+    assert list(grouped.validation_) == sorted(strengths, reverse=True)
+    assert grouped.validation_[1e-2] < 0.7 < ungrouped.validation_[1e-2]
+    assert grouped.l2_ > ungrouped.l2_
+    assert grouped.validation_[grouped.l2_] == max(grouped.validation_.values())
+    alone = LinearProbe(l2=grouped.l2_).fit(rows, labels)
+    np.testing.assert_allclose(grouped.predict_proba(rows), alone.predict_proba(rows), atol=1e-12)
+    assert alone.validation_ == {}
+
+
+def test_unit_rows_are_those_of_scikit_learn() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    x, y = clusters(150, 10, 3)
+    features = preprocessing.normalize(x.astype(np.float64))
+    reference = linear_model.LogisticRegression(C=1.0, tol=1e-9, max_iter=10_000).fit(features, y)
+    expected = reference.predict_proba(features)
+    assert np.abs(LinearProbe(norm="l2").fit(x, y).predict_proba(x) - expected).mean() < 1e-5
+
+
+def test_float32_and_several_blocks_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmae_embed.probes import logistic
+
+    x, y = clusters(400, 12, 5)
+    exact = LinearProbe().fit(x, y).predict_proba(x)
+    monkeypatch.setattr(logistic, "_FLOAT64_UP_TO", 0)
+    monkeypatch.setattr(logistic, "_BLOCK", 64)
+    assert np.abs(LinearProbe().fit(x, y).predict_proba(x) - exact).mean() < 1e-4
+
+
+@pytest.mark.parametrize("norm", ["", "batches"])
+def test_norm_must_be_known(norm: str) -> None:
+    with pytest.raises(ProbeError, match="give batch, l2, none"):
+        LinearProbe(norm=norm)

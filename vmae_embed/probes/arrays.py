@@ -1,0 +1,76 @@
+"""What probes accept: embeddings, labels and groups, as scikit-learn's users pass them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vmae_embed.errors import ProbeError
+
+Features: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Labels: TypeAlias = Sequence[str | int] | NDArray[Any]
+
+
+def as_features(values: ArrayLike) -> Features:
+    """Read ``(B, D)`` finite numbers: float32 as it is, all else as float64.
+
+    Raises:
+        ProbeError: they are none.
+    """
+    try:
+        features = np.asarray(values)
+        if features.dtype != np.float32:
+            features = features.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ProbeError("embeddings that are no rows of numbers of one width; give (B, D)") from None
+    if features.ndim != 2:
+        raise ProbeError(f"embeddings of shape {features.shape}; give a (B, D) array")
+    bad = np.count_nonzero(~np.isfinite(features).all(axis=1))
+    if bad:
+        raise ProbeError(f"{bad} of {len(features)} embeddings hold NaN or infinity; drop those rows")
+    return features
+
+
+def as_labels(values: Labels) -> NDArray[Any]:
+    """Read ``(B,)`` strings or ``(B,)`` integers, whatever array or sequence holds them.
+
+    Raises:
+        ProbeError: they are none.
+    """
+    # By way of objects: numpy would turn [1, "a"] into strings without a word.
+    labels = np.asarray(values, dtype=object)
+    for kind in (str, Integral):
+        if labels.ndim == 1 and all(isinstance(value, kind) for value in labels):
+            return np.asarray(labels.tolist())
+    kinds = sorted({type(value).__name__ for value in labels.flat})
+    raise ProbeError(f"labels {labels.shape} of {', '.join(kinds)}; give (B,) all str or all int")
+
+
+def check_pairs(features: Features, labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return ``(K,)`` sorted classes and ``(B,)`` places in them.
+
+    Raises:
+        ProbeError: not a label a row, or fewer than two classes.
+    """
+    if len(features) != len(labels):
+        raise ProbeError(f"{len(features)} embeddings but {len(labels)} labels; give one label a clip")
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ProbeError(f"labels of one class or none: {classes.tolist()}; give two or more classes")
+    return classes, codes
+
+
+def accuracy(predicted: NDArray[Any], y: Labels) -> float:
+    """Share of the ``(B,)`` predicted labels that are the given ones.
+
+    Raises:
+        ProbeError: not as many of both, or none.
+    """
+    truth = as_labels(y)
+    if len(predicted) != len(truth) or not len(truth):
+        raise ProbeError(f"{len(predicted)} embeddings and {len(truth)} labels; give one label a clip")
+    return float(np.mean([a == b for a, b in zip(predicted.tolist(), truth.tolist(), strict=True)]))

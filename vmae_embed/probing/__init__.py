@@ -1,0 +1,41 @@
+"""The probe suite: labelled clips, splits that do not leak, probes, figures with intervals, a page."""
+
+from vmae_embed.probing.measures import MEASURES, Difference, Interval, Judged, compare, measure, of_clips, of_videos
+from vmae_embed.probing.page import write_probe_page
+from vmae_embed.probing.predictions import predictions
+from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, splits_of
+from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows
+from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
+from vmae_embed.probing.tokens import bytes_of_tokens, with_tokens
+
+__all__ = [
+    "FOLDERS",
+    "MEASURES",
+    "Answers",
+    "Difference",
+    "Evaluation",
+    "Interval",
+    "Judged",
+    "Probe",
+    "Result",
+    "Rows",
+    "Score",
+    "Split",
+    "Unmatched",
+    "ask",
+    "bytes_of_tokens",
+    "compare",
+    "differences",
+    "evaluate_probes",
+    "few_shot",
+    "labelled_rows",
+    "measure",
+    "of_clips",
+    "of_videos",
+    "predictions",
+    "score_probe",
+    "splits_of",
+    "to_dict",
+    "with_tokens",
+    "write_probe_page",
+]
