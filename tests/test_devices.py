@@ -38,6 +38,15 @@ def videos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def many(videos, tmp_path_factory):
+    """So many that both devices are at work for a while, however unevenly they start."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(60):
+        os.link(videos / f"{i % 6}.mp4", folder / f"{i}.mp4")
+    return folder
+
+
 def device_pids():
     """Processes of devices, of this process."""
     return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _is_device(folder)]
@@ -64,34 +73,39 @@ def test_two_devices_give_the_rows_of_one(videos, encoder, tmp_path):
 
 
 @needs_proc
-def test_a_device_whose_process_dies_ends_the_run_and_loses_nothing(videos, encoder, tmp_path):
+def test_a_device_whose_process_dies_ends_the_run_and_loses_nothing(many, encoder, tmp_path):
+    committed = 0
+
     def kill(plan, progress: Progress):
-        if progress.committed:
-            os.kill(device_pids()[0], signal.SIGKILL)
+        nonlocal committed
+        committed += progress.committed
+        if committed and len(pids := device_pids()) == 2:
+            os.kill(pids[0], signal.SIGKILL)
 
     with pytest.raises(VmaeEmbedError, match=r"^cpu: its process died \(SIGKILL\); what is complete is kept"):
-        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=kill)
+        run([many], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=kill)
     assert device_pids() == []
-    held = len(Library.open(tmp_path / "lib").units())
-    assert 0 < held < 7
-    done = run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"])
+    library = Library.open(tmp_path / "lib")
+    assert len(library.units()) > 0
+    held = len(library.held())
+    assert held < 60
+    done = run([many], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"])
     assert done.held == held
-    assert done.library.table().equals(run([videos], tmp_path / "one", encoder=encoder).library.table())
+    assert done.library.table().equals(run([many], tmp_path / "one", encoder=encoder).library.table())
 
 
 @needs_proc
 @pytest.mark.timeout(120)
-def test_a_device_that_answers_no_more_does_not_hold_up_the_end(videos, encoder, tmp_path):
+def test_a_device_that_answers_no_more_does_not_hold_up_the_end(many, encoder, tmp_path):
     def stop_one_kill_the_other(plan, progress: Progress):
-        if progress.committed and not stopped:
-            pids = device_pids()
+        if not stopped and len(pids := device_pids()) == 2:
             os.kill(pids[0], signal.SIGSTOP)
             os.kill(pids[1], signal.SIGKILL)
             stopped.extend(pids)
 
     stopped = []
     with pytest.raises(VmaeEmbedError, match=r"^cpu: its process died \(SIGKILL\)"):
-        run([videos], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=stop_one_kill_the_other)
+        run([many], tmp_path / "lib", encoder=encoder, devices=["cpu", "cpu"], observe=stop_one_kill_the_other)
     assert device_pids() == []
 
 
