@@ -19,3 +19,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if "network" in item.keywords and not os.environ.get("VMAE_EMBED_TEST_NETWORK"):
             item.add_marker(pytest.mark.skip(reason="set VMAE_EMBED_TEST_NETWORK=1 to reach the hub"))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; give its exit code, stdout and stderr."""
+    from vmae_embed.cli import main
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return call

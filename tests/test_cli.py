@@ -17,19 +17,6 @@ from tests.checkpoints import save_checkpoint
 from vmae_embed.cli import _VERBS, main
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command; give its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")

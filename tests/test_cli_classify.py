@@ -18,19 +18,6 @@ from vmae_embed.records import Video
 NAMES = {0: "playing guitar", 1: "playing cello", 2: "abseiling", 3: "yoga", 4: "tap dancing"}
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command; give its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Two videos and a broken one, a checkpoint, and a library with labels."""

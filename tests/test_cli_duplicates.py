@@ -5,25 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.test_duplicates import library_of
-from vmae_embed.cli import main
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command; give its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["duplicates", *(str(argument) for argument in arguments)])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
+def run(run):
+    return partial(run, "duplicates")
 
 
 @pytest.fixture(scope="module")

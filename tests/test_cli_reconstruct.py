@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -11,21 +12,12 @@ from tests import videos
 from tests.checkpoints import save_checkpoint
 from tests.test_reconstruction import make_library
 from vmae_embed.checkpoint import load_pretrained
-from vmae_embed.cli import main
 from vmae_embed.sampling import Sampling
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command; give its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["reconstruct", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
+def run(run):
+    return partial(run, "reconstruct")
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tests.libraries import clustered, make_library
-from vmae_embed.cli import main
 from vmae_embed.cli.output import RowWriter
 from vmae_embed.index import Index
 
@@ -27,16 +27,9 @@ def lib(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, lib):
+def run(run, lib):
     """Search the library; give exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["search", str(lib), *(str(argument) for argument in arguments)])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
+    return partial(run, "search", lib)
 
 
 def rows_of(out):

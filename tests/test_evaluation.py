@@ -15,7 +15,6 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from tests.libraries import PREPROCESSING, clustered, identity, make_library
-from vmae_embed.cli import main
 from vmae_embed.errors import ProbeError, UsageError
 from vmae_embed.evaluation import (
     agreement,
@@ -57,17 +56,6 @@ def coarse(tmp_path_factory):
     index = Index.build(make_library(tmp_path_factory.mktemp("coarse") / "lib", vectors), IndexSpec("IVF64,PQ4x4fsr"))
     index.effort = Effort(1, 16)
     return vectors, index
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return call
 
 
 # Recall
