@@ -12,6 +12,7 @@ from vmae_embed.labels import Label, label_order
 
 # Random moves tried before a split is given up. With up to 8 groups, 2000 found every split that there was.
 _WALK = 2000
+_HELD_OUT_SHARE = 0.2
 
 
 def split_by_group(
@@ -55,6 +56,32 @@ def split_by_group(
         why = f"class {class_names[missed[0]]!r} stays on one side" if len(missed) else "no class has two groups"
         raise ProbeError(f"no split found that keeps groups whole: {why}; label more videos, or finer groups")
     return np.flatnonzero(~in_test[group_of_row]), np.flatnonzero(in_test[group_of_row])
+
+
+def hold_out(
+    codes: NDArray[np.intp], groups: Sequence[str] | None, *, seed: int = 0
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Keep a fifth of the groups aside, to choose a probe's settings by.
+
+    Args:
+        codes: ``(B,)`` class of each row.
+        groups: one a row; None: each row by itself.
+        seed: 0 or above.
+
+    Returns:
+        Ascending indices of the rows to fit to and of those held out: none of these where no split
+        keeps every class on both sides, as of one clip a class.
+
+    Raises:
+        ProbeError: not a group a row.
+    """
+    labels = codes.tolist()
+    names = [str(row) for row in range(len(labels))] if groups is None else groups
+    _check_rows(labels, names)
+    try:
+        return split_by_group(labels, names, test_fraction=_HELD_OUT_SHARE, seed=seed)
+    except ProbeError:
+        return np.arange(len(labels)), np.empty(0, dtype=np.intp)
 
 
 def folds_by_group(

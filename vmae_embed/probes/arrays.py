@@ -1,7 +1,10 @@
-"""What probes accept: embeddings, labels and groups, as scikit-learn's users pass them."""
+"""What probes share: what they accept, as scikit-learn's users pass it, and what follows from probabilities."""
+
+# ruff: noqa: N803 - X and y are what every scikit-learn user types
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
@@ -50,7 +53,7 @@ def as_labels(values: Labels) -> NDArray[Any]:
     raise ProbeError(f"labels {labels.shape} of {', '.join(kinds)}; give (B,) all str or all int")
 
 
-def check_pairs(features: Features, labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+def check_pairs(features: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """Return ``(K,)`` sorted classes and ``(B,)`` places in them.
 
     Raises:
@@ -64,13 +67,38 @@ def check_pairs(features: Features, labels: NDArray[Any]) -> tuple[NDArray[Any],
     return classes, codes
 
 
-def accuracy(predicted: NDArray[Any], y: Labels) -> float:
-    """Share of the ``(B,)`` predicted labels that are the given ones.
+def unit_rows(rows: Features) -> NDArray[np.float64]:
+    """Scale rows to length 1, as float64; those of zeros stay."""
+    wide = rows.astype(np.float64)
+    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return wide
 
-    Raises:
-        ProbeError: not as many of both, or none.
-    """
-    truth = as_labels(y)
-    if len(predicted) != len(truth) or not len(truth):
-        raise ProbeError(f"{len(predicted)} embeddings and {len(truth)} labels; give one label a clip")
-    return float(np.mean([a == b for a, b in zip(predicted.tolist(), truth.tolist(), strict=True)]))
+
+class Predicting(ABC):
+    """A probe that gives probabilities: what it predicts, and how often it is right, follow from them."""
+
+    classes_: NDArray[Any]
+
+    @abstractmethod
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Give ``(B, K)`` float64 probabilities, in the order of ``classes_``; rows sum to 1."""
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Give the most probable label of each of B rows of features, as ``(B,)``.
+
+        Raises:
+            ProbeError: as `predict_proba`.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[best])
+
+    def score(self, X: Any, y: Labels) -> float:
+        """Give the fraction of B rows of features whose predicted label is the given one.
+
+        Raises:
+            ProbeError: as `predict_proba`, or the labels are not B strings or integers, B > 0.
+        """
+        predicted, truth = self.predict(X), as_labels(y)
+        if len(predicted) != len(truth) or not len(truth):
+            raise ProbeError(f"{len(predicted)} embeddings and {len(truth)} labels; give one label a clip")
+        return float(np.mean([a == b for a, b in zip(predicted.tolist(), truth.tolist(), strict=True)]))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.probes.arrays import Labels, accuracy, as_labels
-from vmae_embed.splits import split_by_group
+from vmae_embed.probes.arrays import Labels, Predicting, as_labels, check_pairs
+from vmae_embed.splits import hold_out
 
 if TYPE_CHECKING:
     import torch
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 # 1e-3 that falls to nothing along a cosine, weight decay 0.01, 20 epochs.
 LEARNING_RATES = (1e-3, 3e-3, 3e-4, 1e-4)
 WEIGHT_DECAYS = (0.01,)
-_VALIDATION_SHARE = 0.2
 _WIDTH_OF_A_HEAD = 64
 
 
-class AttentiveProbe:
+class AttentiveProbe(Predicting):
     """Cross-attention pooling over frozen tokens, as V-JEPA judges them (Bardes et al., arXiv:2404.08471).
 
     One learned query attends to a clip's normed tokens; a two-layer network and a linear classifier
@@ -94,14 +93,8 @@ class AttentiveProbe:
         labels = as_labels(y)
         if X.ndim != 3 or len(X) != len(labels):
             raise ProbeError(f"tokens {X.shape} and {len(labels)} labels; give (B, N, D) and one label a clip")
-        classes, codes = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise ProbeError(f"labels of one class or none: {classes.tolist()}; give two or more classes")
-        names = [str(row) for row in range(len(codes))] if groups is None else groups
-        try:
-            train, held_out = split_by_group(codes.tolist(), names, test_fraction=_VALIDATION_SHARE, seed=self.seed)
-        except ProbeError:
-            train, held_out = np.arange(len(codes)), np.empty(0, dtype=np.intp)
+        classes, codes = check_pairs(X, labels)
+        train, held_out = hold_out(codes, groups, seed=self.seed)
 
         settings = [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
         networks = [self._network(X.shape[2], len(classes)) for _ in settings]
@@ -183,23 +176,6 @@ class AttentiveProbe:
                 rows = np.arange(start, min(start + self.batch_size, len(X)))
                 found.append(self._best(self._tokens(X, rows)).double().softmax(1).cpu().numpy())
         return np.concatenate(found)
-
-    def predict(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Give the most probable label of each clip, ``(B,)``.
-
-        Raises:
-            ProbeError: as `predict_proba`.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
-
-    def score(self, X: NDArray[Any], y: Labels) -> float:
-        """Give the fraction of clips whose predicted label is the given one.
-
-        Raises:
-            ProbeError: as `predict_proba`, or the labels are not B strings or integers, B > 0.
-        """
-        return accuracy(self.predict(X), y)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings and what was chosen, ready for JSON."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.probes.arrays import Features, Labels, accuracy, as_features, as_labels, check_pairs
+from vmae_embed.probes.arrays import Features, Labels, Predicting, as_features, as_labels, check_pairs, unit_rows
 
 # Numbers of neighbours that DINO's evaluation tries (`eval_knn.py` of facebookresearch/dino: --nb_knn).
 NEIGHBOURS = (10, 20, 100, 200)
@@ -21,7 +21,7 @@ _BLOCK = 2**24
 _VALIDATED = 2000
 
 
-class KNNProbe:
+class KNNProbe(Predicting):
     """Weighted k-NN (Caron et al., *Emerging Properties in Self-Supervised Vision Transformers*, 2021).
 
     Embeddings are scaled to length 1. The k fitted ones of the largest cosine s vote for their
@@ -128,23 +128,6 @@ class KNNProbe:
         normed: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return normed
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Give the label of the most votes for each of ``(B, D)`` embeddings, as ``(B,)``.
-
-        Raises:
-            ProbeError: as `predict_proba`.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
-
-    def score(self, X: ArrayLike, y: Labels) -> float:
-        """Give the fraction of ``(B, D)`` embeddings whose predicted label is the given one.
-
-        Raises:
-            ProbeError: as `predict_proba`, or the labels are not B strings or integers, B > 0.
-        """
-        return accuracy(self.predict(X), y)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the settings and what was chosen, ready for JSON."""
         chosen = {str(count): share for count, share in self.validation_.items()}
@@ -168,20 +151,14 @@ class KNNProbe:
         return probe
 
 
-def _unit(rows: Features) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return wide
-
-
 def _similarities(queries: Features, fitted: Features) -> Iterator[NDArray[np.float64]]:
     """Cosines ``(n, B)`` of some queries after the other."""
     at_a_time = max(_BLOCK // len(fitted), 1)
     rows_at_a_time = max(_BLOCK // fitted.shape[1], 1)
     for start in range(0, len(queries), at_a_time):
-        asked = _unit(queries[start : start + at_a_time])
+        asked = unit_rows(queries[start : start + at_a_time])
         yield np.hstack(
-            [asked @ _unit(fitted[at : at + rows_at_a_time]).T for at in range(0, len(fitted), rows_at_a_time)]
+            [asked @ unit_rows(fitted[at : at + rows_at_a_time]).T for at in range(0, len(fitted), rows_at_a_time)]
         )
 
 

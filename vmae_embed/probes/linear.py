@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.probes.arrays import Features, Labels, accuracy, as_features, as_labels, check_pairs
-from vmae_embed.splits import split_by_group
+from vmae_embed.probes.arrays import Features, Labels, Predicting, as_features, as_labels, check_pairs
+from vmae_embed.splits import hold_out
 
 NORMS = ("batch", "l2", "none")
 # Strengths that a choice is made from, for embeddings scaled by ``batch``: seven decades hold every
 # optimum that we met, from a hundred clips to a quarter of a million.
 STRENGTHS = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0, 1e-1)
-_VALIDATION_SHARE = 0.2
 # For strengths that are only compared: their accuracies do not change below it.
 _COMPARED_AT = 1e-5
 
 
-class LinearProbe:
+class LinearProbe(Predicting):
     """Logistic regression, fitted to its optimum by full-batch L-BFGS.
 
     The objective is scikit-learn's ``LogisticRegression(C=1/l2)`` on the scaled embeddings: the sum
@@ -136,21 +135,18 @@ class LinearProbe:
     ) -> dict[float, float]:
         from vmae_embed.probes.logistic import Objective, Scaled
 
-        names = [str(row) for row in range(len(codes))] if groups is None else groups
-        try:
-            train, held_out = split_by_group(codes.tolist(), names, test_fraction=_VALIDATION_SHARE, seed=self.seed)
-        except ProbeError:
+        train, held_out = hold_out(codes, groups, seed=self.seed)
+        if not len(held_out):
             return {}
         n_classes = int(codes.max()) + 1
         rows = Scaled.by(self.norm, features[train])
+        asked = rows.with_rows(features[held_out])
         objective = Objective(rows, codes[train], n_classes, device=self.device)
         weights, found = _nothing(n_classes, features), {}
         for strength in strengths:
             weights, _ = objective.minimise(strength, weights, aim=_COMPARED_AT, max_iter=self.max_iter)
-            guessed = [
-                _probabilities(block, weights).argmax(1) for block in rows.with_rows(features[held_out]).blocks()
-            ]
-            found[strength] = float(np.mean(np.concatenate(guessed) == codes[held_out]))
+            guessed = np.concatenate([_probabilities(block, weights).argmax(axis=1) for block in asked.blocks()])
+            found[strength] = float(np.mean(guessed == codes[held_out]))
         return found
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -171,23 +167,6 @@ class LinearProbe:
         weights = np.c_[self.coef_, self.intercept_]
         blocks = [_probabilities(block, weights) for block in rows.blocks()]
         return np.concatenate([np.empty((0, len(self.classes_))), *blocks])
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Give the most probable label of each of ``(B, D)`` embeddings, as ``(B,)``.
-
-        Raises:
-            ProbeError: as `predict_proba`.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
-
-    def score(self, X: ArrayLike, y: Labels) -> float:
-        """Give the fraction of ``(B, D)`` embeddings whose predicted label is the given one.
-
-        Raises:
-            ProbeError: as `predict_proba`, or the labels are not B strings or integers, B > 0.
-        """
-        return accuracy(self.predict(X), y)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings and what was chosen, ready for JSON."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.probes.arrays import Features
+from vmae_embed.probes.arrays import Features, unit_rows
 
 # Largest entry of the mean objective's gradient that a fit aims at. At 1e-6 probabilities came
 # within 1e-4 of the optimum's on average, l2 1e-4 to 100, standardised.
@@ -63,10 +63,8 @@ class Scaled:
     def blocks(self) -> Iterator[NDArray[np.float64]]:
         """Rows in order, as float64."""
         for start in range(0, len(self.features), _BLOCK):
-            block = (self.features[start : start + _BLOCK].astype(np.float64) - self.mean) / self.scale
-            if self.unit:
-                block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-            yield block
+            block = self.features[start : start + _BLOCK]
+            yield unit_rows(block) if self.unit else (block.astype(np.float64) - self.mean) / self.scale
 
 
 class _Flat(Exception):
