@@ -252,7 +252,7 @@ def test_one_video_has_no_interval():
 def test_many_videos_are_resampled_in_blocks(monkeypatch):
     values, videos = np.random.default_rng(2).random(50), np.arange(50)
     whole = estimate(values, videos)
-    monkeypatch.setattr("vmae_embed.evaluation.intervals._BLOCK", 1000)
+    monkeypatch.setattr("vmae_embed.intervals._BLOCK", 1000)
     assert estimate(values, videos) == whole
 
 

@@ -9,12 +9,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmae_embed.pipeline import Progress
 from vmae_embed.plan import Plan
+
+if TYPE_CHECKING:
+    from vmae_embed.intervals import Estimate
 
 _LINE_EVERY_S = 10.0
 
@@ -101,6 +104,12 @@ def tell_unmatched(names: Sequence[object], what: str) -> None:
     if names:
         more = ", ..." if len(names) > 3 else ""
         say(f"{len(names):,} {what}: {', '.join(str(name) for name in names[:3])}{more}")
+
+
+def interval_text(value: Estimate) -> str:
+    """Say a figure, and its interval where it has one."""
+    interval = "" if value.low is None or value.high is None else f" ({value.low:.4f} to {value.high:.4f})"
+    return f"{value.value:.4f}{interval}"
 
 
 def count_of(count: int, noun: str, plural: str = "s") -> str:

@@ -5,76 +5,66 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
+from vmae_embed.cli.options import combine, library_argument
+from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
 from vmae_embed.errors import UsageError
-from vmae_embed.pages import check_page
+from vmae_embed.pages import check_page, write_page
 
 if TYPE_CHECKING:
+    from vmae_embed.intervals import Estimate
     from vmae_embed.library import Library
-    from vmae_embed.probing import Evaluation, Interval, Rows
+    from vmae_embed.probing import Evaluation, Rows
 
 _KINDS = ("linear", "knn")
 _ATTENTIVE = "attentive"
 
 
-def _label_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        (
-            click.option(
-                "--labels",
-                metavar="FILE|folders",
-                help="CSV, TSV or Parquet: clip_id, video_id or path, and labels; or the names of the videos' folders. "
-                "[default: a column that the library carries]",
-            ),
-            click.option("--label", default="label", metavar="COLUMN", help="Column of the labels."),
-            click.option(
-                "--group",
-                metavar="COLUMN",
-                help="Column whose groups stay on one side of a split. [default: the video]",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+_label_options = combine(
+    click.option(
+        "--labels",
+        metavar="FILE|folders",
+        help="CSV, TSV or Parquet: clip_id, video_id or path, and labels; or the names of the videos' folders. "
+        "[default: a column that the library carries]",
+    ),
+    click.option("--label", default="label", metavar="COLUMN", help="Column of the labels."),
+    click.option(
+        "--group",
+        metavar="COLUMN",
+        help="Column whose groups stay on one side of a split. [default: the video]",
+    ),
+)
 
 
-def _probe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        (
-            click.option(
-                "--norm",
-                type=click.Choice(("batch", "l2", "none")),
-                default="batch",
-                help="Of the linear probe: scale features to mean 0 and variance 1, rows to length 1, or nothing.",
-            ),
-            click.option(
-                "--l2",
-                metavar="STRENGTH,...",
-                help="Of the linear probe: scikit-learn's 1/C; of several, one is chosen on training clips. "
-                "[default: seven from 100000 to 0.1]",
-            ),
-            click.option(
-                "--k",
-                "neighbours",
-                default="10,20,100,200",
-                metavar="K,...",
-                help="Of k-NN: neighbours that vote; of several, one is chosen on training clips.",
-            ),
-            click.option("--temperature", type=float, default=0.07, metavar="T", help="Of k-NN's votes."),
-            click.option(
-                "--device", metavar="DEVICE", help="That fits the linear probe. [default: a GPU if there is one]"
-            ),
-            click.option("--seed", type=int, default=0, metavar="N", help="Of splits, draws and intervals."),
-        )
-    ):
-        command = option(command)
-    return command
+_probe_options = combine(
+    click.option(
+        "--norm",
+        type=click.Choice(("batch", "l2", "none")),
+        default="batch",
+        help="Of the linear probe: scale features to mean 0 and variance 1, rows to length 1, or nothing.",
+    ),
+    click.option(
+        "--l2",
+        metavar="STRENGTH,...",
+        help="Of the linear probe: scikit-learn's 1/C; of several, one is chosen on training clips. "
+        "[default: seven from 100000 to 0.1]",
+    ),
+    click.option(
+        "--k",
+        "neighbours",
+        default="10,20,100,200",
+        metavar="K,...",
+        help="Of k-NN: neighbours that vote; of several, one is chosen on training clips.",
+    ),
+    click.option("--temperature", type=float, default=0.07, metavar="T", help="Of k-NN's votes."),
+    click.option("--device", metavar="DEVICE", help="That fits the linear probe. [default: a GPU if there is one]"),
+    click.option("--seed", type=int, default=0, metavar="N", help="Of splits, draws and intervals."),
+)
 
 
 class _Verbs(click.Group):
@@ -162,7 +152,7 @@ def evaluate(
     if compare:
         result["compared_with"] = to_dict(evaluations[1])
         result["differences"] = {
-            name: {**_as_dict(found.value), "p": found.p, "videos": found.videos} for name, found in compared.items()
+            name: {**asdict(found.value), "p": found.p, "videos": found.videos} for name, found in compared.items()
         }
     text = json.dumps(result, indent=2, ensure_ascii=False)
     if output_format == "json":
@@ -171,9 +161,9 @@ def evaluate(
         for evaluation in evaluations:
             _print(evaluation)
         for name, found in compared.items():
-            click.echo(f"{name:<20}first less second {_text(found.value)}, paired test p = {found.p:.4f}")
+            click.echo(f"{name:<20}first less second {interval_text(found.value)}, paired test p = {found.p:.4f}")
     if report is not None:
-        _write(Path(report), text + "\n")
+        write_page(Path(report), text + "\n")
         say(f"report: {report}")
     if html is not None:
         title = " and ".join(evaluation.library.path.resolve().name for evaluation in evaluations)
@@ -233,8 +223,6 @@ def score(
     The library must be of the same encoder. Nothing checks that its videos are others than those
     that the probe was fitted to. Of a split, only the rows called test are asked about.
     """
-    from dataclasses import asdict
-
     from vmae_embed.library import Library
     from vmae_embed.probes import load_probe
     from vmae_embed.probing import score_probe
@@ -319,25 +307,9 @@ def _print_head() -> None:
     click.echo(f"{'probe':<20}{'of':<8}{'top-1':<28}{'top-5':<9}{'per class':<11}{'macro F1':<10}calibration error")
 
 
-def _print_line(name: str, unit: str, figures: dict[str, Interval]) -> None:
+def _print_line(name: str, unit: str, figures: dict[str, Estimate]) -> None:
     others = "".join(f"{figures[measure].value:<{width}.4f}" for measure, width in _OTHERS)
-    click.echo(f"{name:<20}{unit:<8}{_text(figures['top1']):<28}{others}".rstrip())
+    click.echo(f"{name:<20}{unit:<8}{interval_text(figures['top1']):<28}{others}".rstrip())
 
 
 _OTHERS: Sequence[tuple[str, int]] = (("top5", 9), ("mean_per_class", 11), ("macro_f1", 10), ("ece", 0))
-
-
-def _text(value: Interval) -> str:
-    interval = "" if value.low is None or value.high is None else f" ({value.low:.4f} to {value.high:.4f})"
-    return f"{value.value:.4f}{interval}"
-
-
-def _as_dict(value: Interval) -> dict[str, float | None]:
-    return {"value": value.value, "low": value.low, "high": value.high}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from vmae_embed.draws import sample_rows
 from vmae_embed.errors import ProbeError, UsageError
-from vmae_embed.evaluation.intervals import Estimate, estimate
 from vmae_embed.evaluation.queries import video_codes
 from vmae_embed.index import Index
+from vmae_embed.intervals import Estimate, estimate
 from vmae_embed.labels import Label, Matched, read_labels
 
 AT = (1, 5, 10)

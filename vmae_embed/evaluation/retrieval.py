@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vmae_embed.evaluation.intervals import Estimate, estimate
 from vmae_embed.evaluation.queries import Queries
 from vmae_embed.index import Index
+from vmae_embed.intervals import Estimate, estimate
 
 AT = (1, 10, 100)
 # Of what the speed is measured: the hits that a search gives unless told otherwise.

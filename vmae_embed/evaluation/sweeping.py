@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vmae_embed.errors import UsageError
-from vmae_embed.evaluation.intervals import Estimate, estimate
 from vmae_embed.evaluation.queries import Queries
 from vmae_embed.evaluation.retrieval import SPEED_AT, Speed, measure_speed, recall, true_scores
 from vmae_embed.index import Effort, Index, IndexSpec, Observer
 from vmae_embed.index.spec import EXACT_BELOW, parse_factory, plan_layouts
+from vmae_embed.intervals import Estimate, estimate
 from vmae_embed.library import Library
 
 # Below so many clips an exact search is as fast as anyone needs.

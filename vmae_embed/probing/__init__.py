@@ -1,6 +1,6 @@
 """The probe suite: labelled clips, splits that do not leak, probes, figures with intervals, a page."""
 
-from vmae_embed.probing.measures import MEASURES, Difference, Interval, Judged, compare, measure, of_clips, of_videos
+from vmae_embed.probing.measures import MEASURES, Difference, Judged, compare, measure, of_clips, of_videos
 from vmae_embed.probing.page import write_probe_page
 from vmae_embed.probing.predictions import predictions
 from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, splits_of
@@ -14,7 +14,6 @@ __all__ = [
     "Answers",
     "Difference",
     "Evaluation",
-    "Interval",
     "Judged",
     "Probe",
     "Result",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vmae_embed.intervals import Estimate, with_interval
 from vmae_embed.probing.protocol import Answers
 from vmae_embed.probing.rows import Rows
 
 MEASURES = ("top1", "top5", "mean_per_class", "macro_f1", "ece")
 RESAMPLES = 1000
 _FLIPS = 10_000
-_LEVEL = 0.95
 # Guo et al., *On Calibration of Modern Neural Networks*, 2017.
 _BINS = 15
 
@@ -46,15 +46,6 @@ class Judged:
         return best
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure, and its 95% bootstrap interval over videos; None where all rows are of one video."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
 def of_clips(rows: Rows, answers: Answers) -> Judged:
     """Each clip by itself."""
     place = {label: code for code, label in enumerate(answers.classes)}
@@ -82,7 +73,7 @@ def of_videos(clips: Judged) -> Judged:
     )
 
 
-def measure(judged: Judged, *, seed: int = 0) -> dict[str, Interval]:
+def measure(judged: Judged, *, seed: int = 0) -> dict[str, Estimate]:
     """Each of `MEASURES`.
 
     * ``top1``, ``top5``: share of rows whose class is the most probable, or among the five that are.
@@ -120,11 +111,8 @@ def measure(judged: Judged, *, seed: int = 0) -> dict[str, Interval]:
 
     values = figures(np.ones(len(right)))
     drawn = np.array(resample(judged.videos, figures, seed=seed)).reshape(-1, len(MEASURES))
-    if not len(drawn):
-        return {name: Interval(value, None, None) for name, value in zip(MEASURES, values, strict=True)}
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
-    found = zip(MEASURES, values, low.tolist(), high.tolist(), strict=True)
-    return {name: Interval(value, below, above) for name, value, below, above in found}
+    found = zip(MEASURES, values, drawn.T, strict=True)
+    return {name: with_interval(value, resampled) for name, value, resampled in found}
 
 
 def resample(
@@ -150,7 +138,7 @@ class Difference:
         videos: compared.
     """
 
-    value: Interval
+    value: Estimate
     p: float
     videos: int
 
@@ -167,13 +155,12 @@ def compare(ours: Judged, theirs: Judged, *, seed: int = 0) -> Difference:
     _, codes = np.unique(ours.videos, return_inverse=True)
     sums, counts = np.bincount(codes, gain), np.bincount(codes)
     drawn = resample(ours.videos, lambda weights: [float((weights * gain).sum() / weights.sum())], seed=seed)
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]) if drawn else (None, None)
     rng = np.random.default_rng(seed)
     flipped = [abs(float(rng.choice([-1.0, 1.0], len(sums)) @ sums)) for _ in range(_FLIPS)]
     # A sum in another order may be smaller by a rounding error.
     as_large = sum(size >= abs(sums.sum()) - 1e-9 for size in flipped)
     return Difference(
-        Interval(float(gain.mean()), None if low is None else float(low), None if high is None else float(high)),
+        with_interval(float(gain.mean()), np.array(drawn).ravel()),
         (1 + as_large) / (1 + _FLIPS),
         len(counts),
     )

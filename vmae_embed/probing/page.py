@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmae_embed.errors import DecodeError
+from vmae_embed.intervals import Estimate
 from vmae_embed.pages import check_page, render_page, write_page
 from vmae_embed.previews import sprite_of
-from vmae_embed.probing.measures import Difference, Interval
+from vmae_embed.probing.measures import Difference
 from vmae_embed.probing.suite import Evaluation, Result
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _rows(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _text(interval: Interval) -> str:
+def _text(interval: Estimate) -> str:
     if interval.low is None or interval.high is None:
         return f"{interval.value:.3f}"
     return f"<b>{interval.value:.3f}</b> <small>({interval.low:.3f} to {interval.high:.3f})</small>"

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from vmae_embed.errors import ProbeError
+from vmae_embed.intervals import Estimate
 from vmae_embed.labels import Label, label_order
 from vmae_embed.library import Library
 from vmae_embed.probes import SavedProbe
-from vmae_embed.probing.measures import Difference, Interval, Judged, compare, measure, of_clips, of_videos
+from vmae_embed.probing.measures import Difference, Judged, compare, measure, of_clips, of_videos
 from vmae_embed.probing.protocol import Answers, Probe, ask, few_shot, splits_of
 from vmae_embed.probing.rows import Rows
 
@@ -38,8 +39,8 @@ class Result:
     answers: Answers
     clips: Judged
     videos: Judged
-    clip_figures: dict[str, Interval]
-    video_figures: dict[str, Interval]
+    clip_figures: dict[str, Estimate]
+    video_figures: dict[str, Estimate]
 
     @property
     def name(self) -> str:
@@ -166,7 +167,7 @@ class Score:
         unknown: labels that it was not fitted to.
     """
 
-    figures: dict[str, dict[str, Interval]]
+    figures: dict[str, dict[str, Estimate]]
     unknown: tuple[Label, ...]
 
 

@@ -1,4 +1,4 @@
-"""Means of what was measured on queries, and how far other queries would move them."""
+"""Figures, and how far other videos would have moved them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BLOCK = 2**23
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over queries.
+    """A figure, such as a mean over queries.
 
     Attributes:
-        value: the mean.
+        value: the figure.
         low: where its 95% interval begins; None where all queries are of one video.
         high: where it ends.
     """
@@ -55,6 +55,13 @@ def estimate(values: NDArray[np.floating[Any]], videos: NDArray[np.int64], *, se
     for start in range(0, _RESAMPLES, at_a_time):
         drawn = rng.integers(0, n_videos, (min(at_a_time, _RESAMPLES - start), n_videos))
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    return with_interval(mean, np.concatenate(means))
+
+
+def with_interval(value: float, drawn: NDArray[np.floating[Any]]) -> Estimate:
+    """Give a figure the 95% percentile interval of what it was in resamples ``(R,)``; none, if there are none."""
+    if not len(drawn):
+        return Estimate(value, None, None)
     outside = (1 - _LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), [outside, 1 - outside])
-    return Estimate(mean, float(low), float(high))
+    low, high = np.quantile(drawn, [outside, 1 - outside])
+    return Estimate(value, float(low), float(high))
