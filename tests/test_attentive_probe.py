@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from vmae_embed.errors import ProbeError
 from vmae_embed.probes import AttentiveProbe, LinearProbe
+from vmae_embed.probes.pooler import AttentivePooler
 
 QUICK = {"learning_rates": (3e-3, 1e-5), "epochs": 12, "batch_size": 32}
 
@@ -80,3 +83,31 @@ def test_refusals():
     probe = AttentiveProbe(learning_rates=(1e-3,), epochs=1).fit(x, y)
     with pytest.raises(ProbeError, match="fitted to"):
         probe.predict(x[:, :, :5])
+
+
+@pytest.mark.parametrize("width", [16, 128, 200])
+def test_its_network_is_cross_attention_written_out(width):
+    """Keys and values of every token, as torch's own attention has them, give the same logits and gradients."""
+    torch.manual_seed(0)
+    network = AttentivePooler(width, 5)
+    with torch.no_grad():  # as after training: nothing is left at one or zero
+        for weights in network.parameters():
+            weights += 0.1 * torch.randn_like(weights)
+    tokens = torch.randn(3, 20, width)
+    normed = functional.layer_norm(tokens, (width,))
+
+    def split(rows):
+        return rows.view(*rows.shape[:-1], network.heads, -1).transpose(-2, -3)
+
+    scaled = normed * network.gain + network.offset
+    asked = network.ask(network.query).expand(3, 1, width)
+    attended = functional.scaled_dot_product_attention(
+        *(split(rows) for rows in (asked, network.key(scaled), network.value(scaled)))
+    )
+    pooled = network.query + network.project(attended.transpose(1, 2).reshape(3, width))
+    pooled = pooled + network.narrow(functional.gelu(network.widen(network.norm(pooled))))
+    expected = network.classify(pooled)
+    found = network(normed)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(logits.square().sum(), list(network.parameters())) for logits in (expected, found)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)

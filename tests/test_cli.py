@@ -216,6 +216,18 @@ def test_the_attentive_probe_reads_tokens(made, run, tmp_path):
     assert [found["by_clip"]["tested"] for found in json.loads(out)["results"]] == [15, 15]
 
 
+def test_an_attentive_probe_is_kept(made, run, tmp_path):
+    labels = ("--labels", made / "labels.csv")
+    code, out, err = run("probe", "fit", made / "lib", *labels, "--probe", "attentive", "-o", tmp_path / "probe")
+    assert code == 0, err
+    assert "attentive probe, learning rate 0.0" in out
+    assert "2 classes, fitted to 18 clips" in out
+    code, out, err = run("probe", "score", tmp_path / "probe", made / "lib", *labels, "--format", "json")
+    assert code == 0, err
+    assert "tokens of 18 clips" in err
+    assert json.loads(out)["by_clip"]["top1"]["value"] > 0.6
+
+
 def test_a_probe_is_kept_judged_and_asked(made, run, tmp_path):
     labels = ("--labels", made / "labels.csv")
     code, out, _ = run("probe", "fit", made / "lib", *labels, "-o", tmp_path / "probe", "--l2", 1)

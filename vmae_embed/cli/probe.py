@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vmae_embed.cli.options import combine, library_argument
+from vmae_embed.cli.options import combine, device_option, library_argument
 from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page, write_page
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from vmae_embed.library import Library
     from vmae_embed.probing import Evaluation, Rows
 
-_KINDS = ("linear", "knn")
 _ATTENTIVE = "attentive"
+_KINDS = ("linear", "knn", _ATTENTIVE)
+_BY_DEFAULT = ("linear", "knn")
 
 
 _label_options = combine(
@@ -62,7 +64,7 @@ _probe_options = combine(
         help="Of k-NN: neighbours that vote; of several, one is chosen on training clips.",
     ),
     click.option("--temperature", type=float, default=0.07, metavar="T", help="Of k-NN's votes."),
-    click.option("--device", metavar="DEVICE", help="That fits the linear probe. [default: a GPU if there is one]"),
+    click.option("--device", metavar="DEVICE", help="That fits probes. [default: a GPU if there is one]"),
     click.option("--seed", type=int, default=0, metavar="N", help="Of splits, draws and intervals."),
 )
 
@@ -89,7 +91,7 @@ def probe() -> None:
 @click.option(
     "--probe",
     "kinds",
-    type=click.Choice((*_KINDS, _ATTENTIVE)),
+    type=click.Choice(_KINDS),
     multiple=True,
     help="Which; give it again for more. attentive decodes and encodes the videos again, for their tokens. "
     "[default: linear and knn]",
@@ -136,17 +138,14 @@ def evaluate(
     from vmae_embed.library import Library
     from vmae_embed.probing import differences, evaluate_probes, to_dict, write_probe_page
 
-    makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _KINDS}
-    grouped_by = group or "video"
+    makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _BY_DEFAULT}
+    options: dict[str, Any] = {"grouped_by": group or "video", "folds": folds, "shots": shots, "seed": seed}
     evaluations = []
-    with StageProgress() as progress, tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-        for number, name in enumerate((library, *([compare] if compare else []))):
-            opened = Library.open(name)
-            rows = _read(opened, labels, label, group)
-            if _ATTENTIVE in kinds:
-                rows = _with_tokens(opened, rows, Path(folder) / str(number), settings["device"], progress)
-            options: dict[str, Any] = {"grouped_by": grouped_by, "folds": folds, "shots": shots, "seed": seed}
-            evaluations.append(evaluate_probes(opened, rows, makers, **options, observe=progress))
+    for name in (library, *([compare] if compare else [])):
+        opened = Library.open(name)
+        rows = _read(opened, labels, label, group)
+        with _with_features(opened, rows, kinds, settings["device"]) as features, StageProgress() as progress:
+            evaluations.append(evaluate_probes(opened, features, makers, **options, observe=progress))
     compared = differences(*evaluations, seed=seed) if compare else {}
     result = to_dict(evaluations[0])
     if compare:
@@ -194,29 +193,35 @@ def fit(
     """
     from vmae_embed.library import Library
     from vmae_embed.probes import check_folder, save_probe
+    from vmae_embed.probing import fit_probe
 
     check_folder(out, overwrite=overwrite)
     fitted = _maker(kind, **settings)()
     opened = Library.open(library)
     rows = _read(opened, labels, label, group)
-    used = [row for row in range(len(rows.truth)) if rows.sides is None or rows.sides[row] != "test"]
-    fitted.fit(rows.embeddings[used], [rows.truth[row] for row in used], [rows.groups[row] for row in used])
-    about = {"library": str(opened.path), "clips": len(used), "label": label, "group": group or "video"}
+    with _with_features(opened, rows, [kind], settings["device"]) as features:
+        clips = fit_probe(fitted, features)
+    about = {"library": str(opened.path), "clips": clips, "label": label, "group": group or "video"}
     save_probe(out, fitted, opened.config, fitted_to=about, overwrite=overwrite)
     chosen = fitted.to_dict()
-    setting = f"l2 {chosen['l2']:g}" if kind == "linear" else f"k {chosen['k']}"
-    click.echo(
-        f"{out}: {kind} probe, {setting}, {len(fitted.classes_)} classes, fitted to {count_of(len(used), 'clip')}"
-    )
+    setting = next(f"{words} {chosen[name]:g}" for name, words in _CHOSEN.items() if name in chosen)
+    click.echo(f"{out}: {kind} probe, {setting}, {len(fitted.classes_)} classes, fitted to {count_of(clips, 'clip')}")
 
 
 @probe.command()
 @click.argument("probe_folder", metavar="PROBE")
 @library_argument
 @_label_options
+@device_option
 @click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
 def score(
-    probe_folder: str, library: str, labels: str | None, label: str, group: str | None, output_format: str
+    probe_folder: str,
+    library: str,
+    labels: str | None,
+    label: str,
+    group: str | None,
+    device: str | None,
+    output_format: str,
 ) -> None:
     """Judge a kept probe on another library's labelled clips.
 
@@ -229,7 +234,9 @@ def score(
 
     saved, opened = load_probe(probe_folder), Library.open(library)
     saved.check(opened)
-    result = score_probe(saved, _read(opened, labels, label, group))
+    rows = _read(opened, labels, label, group)
+    with _with_features(opened, rows, [saved.kind], device) as features:
+        result = score_probe(saved, features)
     tell_unmatched(result.unknown, "labels are none that the probe knows: it is wrong about all of their clips")
     if output_format == "json":
         figures = {unit: {name: asdict(one) for name, one in found.items()} for unit, found in result.figures.items()}
@@ -240,18 +247,24 @@ def score(
         _print_line("kept", unit.removeprefix("by_") + "s", found)
 
 
-def _with_tokens(library: Library, rows: Rows, folder: Path, device: str | None, progress: StageProgress) -> Rows:
+@contextlib.contextmanager
+def _with_features(library: Library, rows: Rows, kinds: Sequence[str], device: str | None) -> Iterator[Rows]:
+    """Give rows what probes of these kinds read: for those that attend, tokens in a temporary file."""
+    if _ATTENTIVE not in kinds:
+        yield rows
+        return
     from vmae_embed.encoder import Encoder
     from vmae_embed.probing import bytes_of_tokens, with_tokens
 
     encoder = Encoder.from_identity(library.config.encoder, device=device)
     size = bytes_of_tokens(rows, encoder)
     clips = count_of(len(rows.truth), "clip")
-    say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder.parent}")
-    folder.mkdir()
-    found, skipped = with_tokens(library, rows, encoder, folder, observe=progress)
-    tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
-    return found
+    with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
+        say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
+        with StageProgress() as progress:
+            found, skipped = with_tokens(library, rows, encoder, Path(folder), observe=progress)
+        tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
+        yield found
 
 
 def _maker(
@@ -312,4 +325,6 @@ def _print_line(name: str, unit: str, figures: dict[str, Estimate]) -> None:
     click.echo(f"{name:<20}{unit:<8}{interval_text(figures['top1']):<28}{others}".rstrip())
 
 
+# What a probe chose, and how to say it.
+_CHOSEN = {"l2": "l2", "k": "k", "learning_rate": "learning rate"}
 _OTHERS: Sequence[tuple[str, int]] = (("top5", 9), ("mean_per_class", 11), ("macro_f1", 10), ("ece", 0))

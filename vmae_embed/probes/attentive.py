@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # 1e-3 that falls to nothing along a cosine, weight decay 0.01, 20 epochs.
 LEARNING_RATES = (1e-3, 3e-3, 3e-4, 1e-4)
 WEIGHT_DECAYS = (0.01,)
-_WIDTH_OF_A_HEAD = 64
 
 
 class AttentiveProbe(Predicting):
@@ -96,7 +95,7 @@ class AttentiveProbe(Predicting):
         classes, codes = check_pairs(X, labels)
         train, held_out = hold_out(codes, groups, seed=self.seed)
 
-        settings = [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
+        settings = self._settings()
         networks = [self._network(X.shape[2], len(classes)) for _ in settings]
         self._train(networks, settings, X, codes, train)
         right = np.zeros(len(settings))
@@ -111,6 +110,9 @@ class AttentiveProbe(Predicting):
         self.classes_, self._best, self._width = classes, networks[best].eval(), X.shape[2]
         return self
 
+    def _settings(self) -> list[tuple[float, float]]:
+        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
+
     def _network(self, width: int, n_classes: int) -> torch.nn.Module:
         import torch
 
@@ -118,7 +120,7 @@ class AttentiveProbe(Predicting):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)  # the same first weights for every setting
-            return AttentivePooler(width, n_classes, heads=max(width // _WIDTH_OF_A_HEAD, 1)).to(self.device)
+            return AttentivePooler(width, n_classes).to(self.device)
 
     def _train(
         self,
@@ -154,9 +156,11 @@ class AttentiveProbe(Predicting):
                     optimizer.step()
 
     def _tokens(self, X: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
+        """Tokens of some clips, each of mean 0 and variance 1: normed once for all networks."""
         import torch
 
-        return torch.from_numpy(np.asarray(X[rows], dtype=np.float32)).to(self.device)
+        tokens = torch.from_numpy(np.asarray(X[rows])).to(self.device, torch.float32)
+        return torch.nn.functional.layer_norm(tokens, tokens.shape[2:])
 
     def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:
         """Give ``(B, K)`` float64 probabilities, in the order of ``classes_``; rows sum to 1.
@@ -186,3 +190,27 @@ class AttentiveProbe(Predicting):
             "epochs": self.epochs,
             "validation": chosen,
         }
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return what was learned, by name."""
+        return {name: weights.cpu().numpy() for name, weights in self._best.state_dict().items()}
+
+    @classmethod
+    def from_parts(cls, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> AttentiveProbe:
+        """Make one of what `to_dict` and `arrays` gave; KeyError, TypeError or ValueError if it is not that."""
+        import torch
+
+        probe = cls(learning_rates=[about["learning_rate"]], weight_decays=[about["weight_decay"]])
+        probe.epochs, probe.learning_rate_, probe.weight_decay_ = about["epochs"], *probe._settings()[0]
+        probe.validation_ = {
+            (float(rate), float(decay)): share
+            for (rate, decay), share in ((name.split(", "), share) for name, share in about["validation"].items())
+        }
+        (probe._width,) = arrays["query"].shape
+        network = probe._network(probe._width, len(about["classes"]))
+        try:
+            network.load_state_dict({name: torch.from_numpy(weights) for name, weights in arrays.items()})
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        probe._best = network.eval()
+        return probe

@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from vmae_embed.errors import ProbeError, UsageError
 from vmae_embed.library import Library, LibraryConfig
+from vmae_embed.probes.attentive import AttentiveProbe
 from vmae_embed.probes.knn import KNNProbe
 from vmae_embed.probes.linear import LinearProbe
 
 FORMAT = 1
-_KINDS: Mapping[str, type[LinearProbe] | type[KNNProbe]] = {"linear": LinearProbe, "knn": KNNProbe}
+AnyProbe: TypeAlias = LinearProbe | KNNProbe | AttentiveProbe
+_KINDS: Mapping[str, type[AnyProbe]] = {"linear": LinearProbe, "knn": KNNProbe, "attentive": AttentiveProbe}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,14 @@ class SavedProbe:
         fitted_to: what it was fitted to, in words and numbers.
     """
 
-    probe: LinearProbe | KNNProbe
+    probe: AnyProbe
     config: LibraryConfig
     fitted_to: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``linear``, ``knn`` or ``attentive``."""
+        return _kind_of(self.probe)
 
     def check(self, library: Library) -> None:
         """Refuse a library of another encoder's embeddings.
@@ -44,7 +51,7 @@ class SavedProbe:
 
 def save_probe(
     folder: str | Path,
-    probe: LinearProbe | KNNProbe,
+    probe: AnyProbe,
     config: LibraryConfig,
     *,
     fitted_to: Mapping[str, Any],
@@ -65,10 +72,9 @@ def save_probe(
     from safetensors.numpy import save_file
 
     path = check_folder(folder, overwrite=overwrite)
-    kind = next(name for name, of in _KINDS.items() if isinstance(probe, of))
     about = {
         "format": FORMAT,
-        "kind": kind,
+        "kind": _kind_of(probe),
         "classes": probe.classes_.tolist(),
         **probe.to_dict(),
         "library": json.loads(replace(config, runs=(), columns={}).to_json()),
@@ -86,6 +92,10 @@ def save_probe(
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error}); give another name") from error
     return path
+
+
+def _kind_of(probe: AnyProbe) -> str:
+    return next(name for name, of in _KINDS.items() if isinstance(probe, of))
 
 
 def check_folder(folder: str | Path, *, overwrite: bool) -> Path:

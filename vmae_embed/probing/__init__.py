@@ -3,7 +3,7 @@
 from vmae_embed.probing.measures import MEASURES, Difference, Judged, compare, measure, of_clips, of_videos
 from vmae_embed.probing.page import write_probe_page
 from vmae_embed.probing.predictions import predictions
-from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, splits_of
+from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, fit_probe, splits_of
 from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows
 from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
 from vmae_embed.probing.tokens import bytes_of_tokens, with_tokens
@@ -27,6 +27,7 @@ __all__ = [
     "differences",
     "evaluate_probes",
     "few_shot",
+    "fit_probe",
     "labelled_rows",
     "measure",
     "of_clips",

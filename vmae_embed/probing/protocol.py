@@ -94,6 +94,18 @@ def few_shot(rows: Rows, splits: Sequence[Split], count: int, *, repeats: int = 
     return drawn
 
 
+def fit_probe(probe: Probe, rows: Rows) -> int:
+    """Fit a probe to all rows but those called ``test``; returns to how many.
+
+    Raises:
+        ProbeError: the probe cannot be fitted to them.
+    """
+    used = np.flatnonzero([rows.sides is None or rows.sides[row] != "test" for row in range(len(rows.truth))])
+    features = getattr(rows, probe.reads)[used]
+    probe.fit(features, [rows.truth[row] for row in used], [rows.groups[row] for row in used])
+    return len(used)
+
+
 def ask(
     rows: Rows,
     repeats: Sequence[Sequence[Split]],

@@ -187,7 +187,7 @@ def score_probe(saved: SavedProbe, rows: Rows, *, seed: int = 0) -> Score:
         raise ProbeError("the column split has no test rows among the labelled clips")
     known = saved.probe.classes_.tolist()
     unknown = sorted({rows.truth[row] for row in asked} - set(known), key=label_order)
-    found = saved.probe.predict_proba(rows.embeddings[asked])
+    found = saved.probe.predict_proba(getattr(rows, saved.probe.reads)[asked])
     answers = Answers(
         asked,
         np.hstack([found, np.zeros((len(asked), len(unknown)))]),
