@@ -96,7 +96,7 @@ def test_kinetics_views_are_five_clips_and_three_crops(checkpoint, encoder, vide
     parts = [reference(checkpoint, videos / "long.mp4", sampling, shrunk_to(left)) for left in (0, 10, 21)]
     assert [len(part) for part in parts] == [5, 5, 5]
     assert np.abs(parts[0] - parts[2]).max() > 0.02
-    options = {"protocol": "kinetics", "exact_pixels": True, "workers": 1}
+    options = {"preset": "k400", "exact_pixels": True, "workers": 1}
     (video,), _ = classify_videos([videos / "long.mp4"], encoder, **options)
     assert video.views == 15
     assert_best(video, np.concatenate(parts).mean(0))
@@ -107,7 +107,7 @@ def test_kinetics_views_are_five_clips_and_three_crops(checkpoint, encoder, vide
 
 
 def test_ssv2_views_are_two_spreads_and_three_crops(encoder, videos):
-    (video,), _ = classify_videos([videos / "short.mp4"], encoder, protocol="ssv2", workers=1)
+    (video,), _ = classify_videos([videos / "short.mp4"], encoder, preset="ssv2", workers=1)
     assert (video.video_id, video.views) == ("short.mp4", 6)
 
 
@@ -122,11 +122,11 @@ def test_nothing_that_can_be_decoded_is_one_line(encoder, videos):
         classify_videos([videos / "broken.mp4"], encoder, workers=1)
 
 
-def test_a_protocol_that_is_none(encoder, videos):
-    with pytest.raises(UsageError, match="protocol='hmdb': give one of kinetics, ssv2"):
-        classify_videos([videos], encoder, protocol="hmdb")
-    with pytest.raises(UsageError, match=r"protocol='ssv2': give .* no sampling beside it"):
-        classify_videos([videos], encoder, protocol="ssv2", sampling=Sampling())
+def test_a_preset_that_is_none(encoder, videos):
+    with pytest.raises(UsageError, match="preset='hmdb': give one of k400, ssv2, ucf101"):
+        classify_videos([videos], encoder, preset="hmdb")
+    with pytest.raises(UsageError, match="preset='ssv2' says how clips are cut: give no sampling beside it"):
+        classify_videos([videos], encoder, preset="ssv2", sampling=Sampling())
 
 
 def test_a_library_is_classified_as_its_videos_are(library, encoder, videos):

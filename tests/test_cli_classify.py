@@ -89,7 +89,7 @@ def test_info_and_verify_know_of_labels(made, run):
         (["{lib}", "--fps", "3"], 2, "--fps is for videos"),
         (["{lib}", "--clips-per-video", "3"], 2, "--clips-per-video is for videos"),
         (["{videos}", "-k", "0"], 2, "-k 0: give a number of labels, at least 1"),
-        (["{videos}", "--protocol", "ssv2", "--stride", "2"], 2, "--protocol says how clips are cut"),
+        (["{videos}", "--preset", "ssv2", "--stride", "2"], 2, "--preset says how clips are cut"),
         (["{videos}", "--fps", "3", "--uniform"], 2, "--fps and --uniform contradict each other"),
         (["{videos}/none.mp4"], 2, "no such file or folder"),
         (["{videos}", "--model", "demo"], 1, "demo has no classifier, so that it knows no labels; give a fine-tuned"),

@@ -6,29 +6,24 @@ Videos are extracted into libraries that are thrown away, one for each view, and
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from vmae_embed.checkpoint import DEFAULT_MODEL, load_checkpoint
 from vmae_embed.classifier import Classifier
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import CheckpointError, LibraryError, UsageError, VmaeEmbedError
-from vmae_embed.extractor import Observer, run
+from vmae_embed.extractor import Observer, run, run_views
 from vmae_embed.library import Library, to_matrix
+from vmae_embed.presets import Preset, find_preset
 from vmae_embed.records import Failure
 from vmae_embed.sampling import Sampling
-
-# How VideoMAE was tested (arXiv:2203.12602, A.1; its kinetics.py and ssv2.py): clips along time, three crops of each.
-PROTOCOLS: Mapping[str, tuple[Sampling, ...]] = {
-    "kinetics": (Sampling(stride=4, clips_per_video=5),),
-    "ssv2": (Sampling(uniform=True), Sampling(uniform=True, segment_starts=True)),
-}
-_CROPS = (0.0, 0.5, 1.0)
+from vmae_embed.views import Views, rows_of_each
 
 _COLUMNS = ["clip_id", "video_id", "start_s", "end_s", "embedding"]
 
@@ -109,12 +104,12 @@ def load_classifier(library: Library, model: str | Path | None = None, *, revisi
 
 
 def classify_library(
-    library: Library, classifier: Classifier, *, k: int = 5, per_clip: bool = False
+    library: Library | Views, classifier: Classifier, *, k: int = 5, per_clip: bool = False
 ) -> Iterator[Classified]:
     """Classify a library's clips by their stored embeddings; no video is decoded.
 
     Args:
-        library: to classify.
+        library: to classify, or several views of the same videos.
         classifier: from `load_classifier`.
         k: how many labels; all, if there are fewer.
         per_clip: each clip instead of each video.
@@ -125,7 +120,8 @@ def classify_library(
     Raises:
         LibraryError: a shard cannot be read.
     """
-    return _classify([library], classifier, k, per_clip)
+    views = library if isinstance(library, Views) else Views(library.path, None, (library,))
+    return _classify(views, classifier, k, per_clip)
 
 
 def classify_videos(
@@ -133,7 +129,7 @@ def classify_videos(
     encoder: Encoder,
     *,
     sampling: Sampling | None = None,
-    protocol: str | None = None,
+    preset: str | None = None,
     k: int = 5,
     per_clip: bool = False,
     glob: str | None = None,
@@ -148,7 +144,7 @@ def classify_videos(
         sources: files, folders, lists and manifests; see `vmae_embed.sources.list_videos`.
         encoder: from `load_classifying_encoder`.
         sampling: how to cut clips; None for 7.5 frames a second in touching windows.
-        protocol: one of `PROTOCOLS`, three crops of each clip, instead of ``sampling`` and the centre crop.
+        preset: one of `vmae_embed.presets.PRESETS`, instead of ``sampling`` and the centre crop.
         k: how many labels; all, if there are fewer.
         per_clip: each clip instead of each video.
         glob: which files of folders to take.
@@ -164,47 +160,83 @@ def classify_videos(
         UsageError: a source or an option is wrong.
         VmaeEmbedError: not one of the videos could be decoded.
     """
-    if protocol is not None and (sampling is not None or protocol not in PROTOCOLS):
-        raise UsageError(f"protocol={protocol!r}: give one of {', '.join(PROTOCOLS)}, and no sampling beside it")
+    if preset is not None and sampling is not None:
+        raise UsageError(f"preset={preset!r} says how clips are cut: give no sampling beside it")
     classifier = encoder.classifier()
-    ways = (sampling or Sampling(),) if protocol is None else PROTOCOLS[protocol]
-    crops = (encoder.preprocessing.crop_at,) if protocol is None else _CROPS
     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-        libraries = [
-            run(
-                sources,
-                Path(folder, f"{number}-{crop_at}"),
-                encoder=encoder.cropping_at(crop_at),
-                sampling=replace(way, frames=encoder.frames),
-                glob=glob,
-                decoder=decoder,
-                exact_pixels=exact_pixels,
-                workers=workers,
-                observe=observe,
-            ).library
-            for number, way in enumerate(ways)
-            for crop_at in crops
-        ]
-        failures = {failure.video_id: failure for library in libraries for failure in library.failures()}
-        # What failed in one view is not passed off as seen in all.
-        found = [one for one in _classify(libraries, classifier, k, per_clip) if one.video_id not in failures]
-    if not found:
-        first = failures[min(failures)]
+        views, failures = embed_videos(
+            sources,
+            Path(folder),
+            encoder=encoder,
+            sampling=sampling,
+            preset=None if preset is None else find_preset(preset),
+            glob=glob,
+            decoder=decoder,
+            exact_pixels=exact_pixels,
+            workers=workers,
+            observe=observe,
+        )
+        found = list(classify_library(views, classifier, k=k, per_clip=per_clip))
+    return sorted(found, key=lambda one: (one.video_id, one.start_s)), failures
+
+
+def embed_videos(
+    sources: Sequence[str | Path],
+    folder: Path,
+    *,
+    encoder: Encoder,
+    sampling: Sampling | None = None,
+    preset: Preset | None = None,
+    **options: Any,
+) -> tuple[Views, list[Failure]]:
+    """Extract videos that somebody only wants named, in one view or in a preset's.
+
+    Args:
+        sources: files, folders, lists and manifests.
+        folder: to put libraries in; new or empty.
+        encoder: loaded.
+        sampling: how to cut clips, without a preset; None for 7.5 frames a second in touching windows.
+        preset: whose views.
+        **options: those of `vmae_embed.extractor.run`.
+
+    Returns:
+        What was extracted, and the videos that failed, in any view.
+
+    Raises:
+        UsageError: a source or an option is wrong.
+        VmaeEmbedError: not one of the videos could be decoded.
+    """
+    if preset is None:
+        cut = replace(sampling or Sampling(), frames=encoder.frames)
+        libraries = [run(sources, folder, encoder=encoder, sampling=cut, **options).library]
+    else:
+        libraries = [done.library for done in run_views(sources, folder, preset, encoder=encoder, **options)]
+    failed = {failure.video_id: failure for library in libraries for failure in library.failures()}
+    failures = [failed[name] for name in sorted(failed)]
+    if failures and not all(map(len, libraries)):
+        first = failures[0]
         raise VmaeEmbedError(
             f"none of the {len(failures):,} videos could be decoded; the first, {first.video_id}: {first.reason}"
         )
-    return sorted(found, key=lambda one: (one.video_id, one.start_s)), [failures[name] for name in sorted(failures)]
+    return Views(folder, preset, tuple(libraries)), failures
 
 
-def _classify(libraries: Sequence[Library], classifier: Classifier, k: int, per_clip: bool) -> Iterator[Classified]:
-    """Classify what several libraries hold of the same videos, each in a view of its own."""
-    for unit in libraries[0].units():
-        clips = pa.concat_tables(table for library in libraries for table in library.shards(_COLUMNS, [unit]))
-        embeddings = to_matrix(clips["embedding"], libraries[0].width)
-        probabilities = classifier.probabilities(embeddings)
+def _classify(views: Views, classifier: Classifier, k: int, per_clip: bool) -> Iterator[Classified]:
+    shards = [(library, unit) for library in views.libraries for unit in library.units()]
+    everywhere = views.whole_videos()
+    # A shard holds whole videos, but another view's may hold others.
+    for together in [shards] if len(views.libraries) > 1 else [[shard] for shard in shards]:
+        tables, found = [], []
+        for library, unit in together:
+            (clips,) = library.shards(_COLUMNS, [unit])
+            found.append(classifier.probabilities(to_matrix(clips["embedding"], library.width)))
+            tables.append(clips.drop_columns("embedding"))
+        clips, probabilities = pa.concat_tables(tables), np.concatenate(found)
         starts, ends = (clips[name].to_numpy() for name in ("start_s", "end_s"))
         videos, ids = clips["video_id"].to_pylist(), clips["clip_id"].to_pylist()
-        for rows in _equal(ids if per_clip else videos):
+        for rows in rows_of_each(ids if per_clip else videos):
+            if videos[rows[0]] not in everywhere:
+                continue
             yield Classified(
                 video_id=videos[rows[0]],
                 clip_id=ids[rows[0]] if per_clip else None,
@@ -213,11 +245,3 @@ def _classify(libraries: Sequence[Library], classifier: Classifier, k: int, per_
                 views=len(rows),
                 best=tuple(classifier.best(probabilities[rows].mean(axis=0, dtype=np.float64), k)),
             )
-
-
-def _equal(names: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Rows of each name, in order of its first."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    return [np.array(several) for several in rows.values()]

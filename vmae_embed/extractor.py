@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from vmae_embed.decode import check_decoder
 from vmae_embed.encoder import Encoder, check_device
@@ -16,9 +17,11 @@ from vmae_embed.errors import LibraryError, UsageError, one_line
 from vmae_embed.library import LABEL_COLUMNS, STORED, Held, Library, LibraryConfig
 from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, decoding_processes, run_on_devices, run_units
 from vmae_embed.plan import Plan, make_plan, unit_name
+from vmae_embed.presets import Preset
 from vmae_embed.sampling import Sampling
 from vmae_embed.sources import Listing, list_videos
 from vmae_embed.summary import Setup, Summary
+from vmae_embed.views import begin_views
 from vmae_embed.workers import WorkerConfig
 
 # An 8K video takes about 2 GiB; the file that claims 30,000 x 30,000 pixels shall not take the machine.
@@ -205,6 +208,33 @@ def run(
                 )
                 _extract_units(summary, plan, encoder, list(devices), config, workers, observe)
     return summary
+
+
+def run_views(
+    sources: Sequence[str | Path], folder: str | Path, preset: Preset, *, encoder: Encoder, **options: Any
+) -> Iterator[Summary]:
+    """Do what `run` does for each view of a preset, each into a library of its own.
+
+    Args:
+        sources: files, folders, lists and manifests; no ``-``: they are read once for each view.
+        folder: of the views, to make or to go on with.
+        preset: says how clips are cut and cropped.
+        encoder: loaded.
+        **options: those of `run`, but ``sampling``.
+
+    Yields:
+        What was done, of one view after the other.
+
+    Raises:
+        UsageError, CheckpointError, LibraryError: as `extract` does.
+    """
+    if "-" in sources:
+        raise UsageError("-: standard input cannot be read once for each view; give a list in a file")
+    begin_views(Path(folder), preset)
+    for view in preset.views:
+        sampling = replace(view.sampling, frames=encoder.frames)
+        cropping = encoder.cropping_at(view.crop_at)
+        yield run(sources, Path(folder, view.name), encoder=cropping, sampling=sampling, **options)
 
 
 def _extract_units(

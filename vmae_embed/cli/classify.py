@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,13 @@ from click.core import ParameterSource
 from vmae_embed.checkpoint import DEFAULT_MODEL
 from vmae_embed.cli import EXIT_SOME_FAILED
 from vmae_embed.cli.options import (
+    PRESET_NAMES,
     NumberOrAuto,
     decoder_option,
     device_option,
     dtype_option,
     format_option,
+    is_library,
     read_sampling,
     sampling_options,
 )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 # What says how videos are read; the embeddings of a library have been.
 _OF_VIDEOS = (
-    *("protocol", "fps", "stride", "hop", "clips_per_video", "uniform", "glob", "decoder", "exact_pixels"),
+    *("preset", "fps", "stride", "hop", "clips_per_video", "uniform", "glob", "decoder", "exact_pixels"),
     *("workers", "dtype", "device"),
 )
 
@@ -45,9 +46,9 @@ _OF_VIDEOS = (
 @click.option("-k", "k", type=int, default=5, metavar="K", help="How many labels.")
 @click.option("--per-clip", is_flag=True, help="Of each clip, instead of each video.")
 @click.option(
-    "--protocol",
-    type=click.Choice(("kinetics", "ssv2")),
-    help="Views as published: 5 clips (Kinetics) or 2 (SSv2) along time, each cropped at the start, centre and end "
+    "--preset",
+    type=click.Choice(PRESET_NAMES),
+    help="Views as published: 5 clips (k400, ucf101) or 2 (ssv2) along time, each cropped at the start, centre and end "
     "of the longer side. [default: all clips, centre crop]",
 )
 @sampling_options("[default: 7.5]")
@@ -71,7 +72,7 @@ def classify(
     revision: str | None,
     k: int,
     per_clip: bool,
-    protocol: str | None,
+    preset: str | None,
     fps: float | None,
     stride: int | None,
     hop: float | None,
@@ -97,7 +98,7 @@ def classify(
         raise UsageError(f"-k {k}: give a number of labels, at least 1")
     columns = ["clip_id" if per_clip else "video_id", "rank", "label", "probability"]
     writer = RowWriter(output_format, columns)
-    if any(os.path.exists(os.path.join(source, "library.json")) for source in sources):
+    if any(is_library(source) for source in sources):
         if len(sources) > 1:
             raise UsageError("a library is classified by itself: give one library, or videos")
         for name in _OF_VIDEOS:
@@ -105,15 +106,15 @@ def classify(
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} is for videos; {sources[0]} is a library, whose clips are embedded already")
         from vmae_embed.classification import classify_library, load_classifier
-        from vmae_embed.library import Library
+        from vmae_embed.views import open_views
 
-        library = Library.open(sources[0])
-        classifier = load_classifier(library, model, revision=revision)
-        _write(writer, classify_library(library, classifier, k=k, per_clip=per_clip), per_clip)
+        views = open_views(sources[0])
+        classifier = load_classifier(views.libraries[0], model, revision=revision)
+        _write(writer, classify_library(views, classifier, k=k, per_clip=per_clip), per_clip)
         return 0
     sampling = read_sampling(fps, stride, hop, clips_per_video, uniform)
-    if protocol is not None and sampling is not None:
-        raise UsageError("--protocol says how clips are cut: leave it out, or --fps, --stride, --hop, ..")
+    if preset is not None and sampling is not None:
+        raise UsageError("--preset says how clips are cut: leave it out, or --fps, --stride, --hop, ..")
     from vmae_embed.classification import classify_videos, load_classifying_encoder
     from vmae_embed.decode import check_decoder
     from vmae_embed.sources import check_source
@@ -129,7 +130,7 @@ def classify(
             sources,
             encoder,
             sampling=sampling,
-            protocol=protocol,
+            preset=preset,
             k=k,
             per_clip=per_clip,
             glob=glob,

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmae_embed.checkpoint import DEFAULT_MODEL, DEMO_MODEL
 from vmae_embed.cli import EXIT_INTERRUPTED, EXIT_SOME_FAILED
-from vmae_embed.cli.options import NumberOrAuto, combine, decoder_option, dtype_option, read_sampling, sampling_options
+from vmae_embed.cli.options import (
+    PRESET_NAMES,
+    NumberOrAuto,
+    combine,
+    decoder_option,
+    dtype_option,
+    read_sampling,
+    sampling_options,
+)
 from vmae_embed.cli.output import ProgressBar, count_of, say
 from vmae_embed.errors import UsageError
 
@@ -93,6 +103,12 @@ _run_options = combine(
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", required=True, metavar="LIB", help="Directory of the library, made if missing.")
 @_encoder_options
+@click.option(
+    "--preset",
+    type=click.Choice(PRESET_NAMES),
+    help="Views of a published protocol: 5 clips (k400, ucf101) or 2 (ssv2) along time, three crops of each. LIB then "
+    "holds a library for each view, for probe, predict and classify.",
+)
 @sampling_options(_AS_BEFORE.format("7.5"))
 @_run_options
 def extract(
@@ -105,6 +121,7 @@ def extract(
     devices: str | None,
     batch_size: int | str | None,
     compiled: bool,
+    preset: str | None,
     fps: float | None,
     stride: int | None,
     hop: float | None,
@@ -132,8 +149,10 @@ def extract(
     """
     begun = time.monotonic()
     sampling = read_sampling(fps, stride, hop, clips_per_video, uniform)
-    from vmae_embed.extractor import check_limits, load_encoder, run
+    from vmae_embed.extractor import check_limits, load_encoder, run, run_views
+    from vmae_embed.presets import find_preset
     from vmae_embed.sources import check_source
+    from vmae_embed.views import preset_of
 
     # What is wrong with the call is said before a model is loaded.
     for source in sources:
@@ -143,8 +162,11 @@ def extract(
     memory = _parse_memory(video_memory)
     check_limits(video_timeout, memory)
     chosen = _parse_devices(devices) if devices is not None else []
+    views_of = find_preset(preset) if preset else preset_of(Path(output))
+    if views_of is not None and sampling is not None:
+        raise UsageError(f"preset {views_of.name} says how clips are cut: leave --fps, --stride, --hop, .. out")
     encoder = load_encoder(
-        output,
+        os.path.join(output, views_of.views[0].name) if views_of else output,
         model,
         revision=revision,
         device=chosen[0] if chosen else None,
@@ -158,32 +180,35 @@ def extract(
         encoder.batch_size = batch_size
     loading_s = time.monotonic() - begun
     bar = ProgressBar(quiet=quiet)
+    options: dict[str, Any] = {
+        "encoder": encoder,
+        "devices": chosen,
+        "glob": glob,
+        "decoder": decoder,
+        "exact_pixels": exact_pixels,
+        "workers": workers if isinstance(workers, int) else None,
+        "video_timeout_s": video_timeout,
+        "video_memory": memory,
+        "stored": store,
+        "with_labels": with_labels or None,
+        "prune": prune,
+        "retry_failed": retry_failed,
+        "observe": bar,
+    }
+    code = 0
     try:
-        summary = run(
-            sources,
-            output,
-            encoder=encoder,
-            devices=chosen,
-            sampling=sampling and replace(sampling, frames=encoder.frames),
-            glob=glob,
-            decoder=decoder,
-            exact_pixels=exact_pixels,
-            workers=workers if isinstance(workers, int) else None,
-            video_timeout_s=video_timeout,
-            video_memory=memory,
-            stored=store,
-            with_labels=with_labels or None,
-            prune=prune,
-            retry_failed=retry_failed,
-            observe=bar,
-        )
+        if views_of is None:
+            cut = sampling and replace(sampling, frames=encoder.frames)
+            return _report(run(sources, output, sampling=cut, **options), loading_s, bar)
+        for summary in run_views(sources, output, views_of, **options):
+            code = _report(summary, loading_s, bar) or code
+        return code
     except KeyboardInterrupt:
         bar.close()
         say(f"interrupted; what is complete is kept in {output}: run the same command again to go on")
         return EXIT_INTERRUPTED
     finally:
         bar.close()
-    return _report(summary, output, loading_s)
 
 
 def _parse_memory(gib: float) -> int | None:
@@ -207,7 +232,9 @@ def _parse_devices(text: str) -> list[str]:
     return [f"cuda:{name}" if name.isdigit() else name for name in names]
 
 
-def _report(summary: Summary, output: str, loading_s: float) -> int:
+def _report(summary: Summary, loading_s: float, bar: ProgressBar) -> int:
+    bar.close()
+    output = summary.library.path
     rate = f", {summary.clips / summary.seconds:.1f} clips/s" if summary.clips else ""
     say(
         f"{output}: {count_of(summary.clips, 'clip')} of "

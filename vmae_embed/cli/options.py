@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Those of `vmae_embed.presets`, which imports NumPy.
+PRESET_NAMES = ("k400", "ssv2", "ucf101")
+
 FORMATS = ("table", "json", "jsonl", "csv")
 
 library_argument = click.argument("library", metavar="LIB")
+views_argument = click.argument("library", metavar="LIB|VIEWS")
 
 format_option = click.option(
     "--format",
@@ -29,6 +34,11 @@ format_option = click.option(
 device_option = click.option(
     "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]"
 )
+
+
+def is_library(source: str) -> bool:
+    """Whether a source is no video, but a library, or a directory of a preset's views."""
+    return any(os.path.exists(os.path.join(source, name)) for name in ("library.json", "preset.json"))
 
 
 def dtype_option(default: str) -> Callable[[Command], Command]:

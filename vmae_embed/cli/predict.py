@@ -2,54 +2,76 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
 
-from vmae_embed.cli.output import say, write_rows
+from vmae_embed.cli import EXIT_SOME_FAILED
+from vmae_embed.cli.options import device_option, format_option, is_library
+from vmae_embed.cli.output import ProgressBar, say, write_rows
+from vmae_embed.errors import UsageError
 
 
 @click.command()
 @click.argument("probe_folder", metavar="PROBE")
-@click.argument("sources", metavar="LIBRARY|VIDEO...", nargs=-1, required=True)
+@click.argument("sources", metavar="VIDEO...|LIB|VIEWS", nargs=-1, required=True)
 @click.option("-k", "count", type=click.IntRange(1), default=1, metavar="K", help="Labels of each.")
 @click.option("--per-clip", is_flag=True, help="Name each clip by itself, not each video by the mean of its clips.")
-@click.option("--device", metavar="DEVICE", help="That embeds videos. [default: a GPU if there is one]")
-@click.option(
-    "--format", "output_format", type=click.Choice(("table", "json", "csv")), default="table", help="Of the output."
-)
+@device_option
+@format_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def predict(
-    probe_folder: str, sources: tuple[str, ...], count: int, per_clip: bool, device: str | None, output_format: str
-) -> None:
+    probe_folder: str,
+    sources: tuple[str, ...],
+    count: int,
+    per_clip: bool,
+    device: str | None,
+    output_format: str,
+    quiet: bool,
+) -> int:
     """Name the clips of a library, or of videos, by a probe that `probe fit` kept.
 
     A library must be of the probe's encoder; videos are embedded by it first, as the clips were that
     the probe was fitted to.
     """
-    import tempfile
-
+    from vmae_embed.classification import embed_videos
     from vmae_embed.encoder import Encoder
-    from vmae_embed.extractor import extract
-    from vmae_embed.library import Library
+    from vmae_embed.presets import find_preset
     from vmae_embed.probes import load_probe
     from vmae_embed.probing import predictions
+    from vmae_embed.sources import check_source
+    from vmae_embed.views import open_views
 
     saved = load_probe(probe_folder)
-    is_library = len(sources) == 1 and (Path(sources[0]) / "library.json").exists()
+    columns = ["video_id", *(["start_s", "end_s"] if per_clip else ["clips"]), "label", "probability"]
+    if any(is_library(source) for source in sources):
+        if len(sources) > 1:
+            raise UsageError("a library is named by itself: give one library, or videos")
+        views = open_views(sources[0])
+        saved.check(views.libraries[0])
+        write_rows(predictions(saved, views, count=count, per_clip=per_clip), output_format, columns)
+        return 0
+    for source in sources:
+        check_source(source)
+    encoder = Encoder.from_identity(saved.config.encoder, device=device)
+    saved.config.check_comparable("the probe", encoder.identity, encoder.preprocessing)
+    preset = find_preset(saved.fitted_to["preset"]) if saved.fitted_to.get("preset") else None
+    bar = ProgressBar(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-        if is_library:
-            library = Library.open(sources[0])
-        else:
-            encoder = Encoder.from_identity(saved.config.encoder, device=device)
-            library = extract(
-                list(sources),
-                Path(folder) / "library",
+        try:
+            views, failures = embed_videos(
+                sources,
+                Path(folder),
                 encoder=encoder,
                 sampling=saved.config.sampling,
+                preset=preset,
+                exact_pixels=saved.config.exact_pixels,
+                observe=bar,
             )
-            for failure in library.failures():
-                say(f"{failure.video_id}: {failure.reason}")
-        saved.check(library)
-        rows = predictions(saved, library, count=count, per_clip=per_clip)
-    columns = ["video_id", *(["start_s", "end_s"] if per_clip else ["clips"]), "label", "probability"]
-    write_rows(rows, output_format, columns)
+        finally:
+            bar.close()
+        write_rows(predictions(saved, views, count=count, per_clip=per_clip), output_format, columns)
+    for failure in failures:
+        say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
+    return EXIT_SOME_FAILED if failures else 0

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vmae_embed.cli.options import combine, device_option, library_argument
+from vmae_embed.cli.options import combine, device_option, views_argument
 from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page, write_page
 
 if TYPE_CHECKING:
     from vmae_embed.intervals import Estimate
-    from vmae_embed.library import Library
     from vmae_embed.probing import Evaluation, Rows
+    from vmae_embed.views import Views
 
 _ATTENTIVE = "attentive"
 _KINDS = ("linear", "knn", _ATTENTIVE)
@@ -86,7 +86,7 @@ def probe() -> None:
 
 
 @probe.command()
-@library_argument
+@views_argument
 @_label_options
 @click.option(
     "--probe",
@@ -135,17 +135,18 @@ def evaluate(
     for name in (html, report):
         if name is not None:
             check_page(name, overwrite=overwrite)
-    from vmae_embed.library import Library
     from vmae_embed.probing import differences, evaluate_probes, to_dict, write_probe_page
+    from vmae_embed.views import open_views
 
     makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _BY_DEFAULT}
-    options: dict[str, Any] = {"grouped_by": group or "video", "folds": folds, "shots": shots, "seed": seed}
+    options: dict[str, Any] = {"folds": folds, "shots": shots, "seed": seed}
     evaluations = []
     for name in (library, *([compare] if compare else [])):
-        opened = Library.open(name)
-        rows = _read(opened, labels, label, group)
-        with _with_features(opened, rows, kinds, settings["device"]) as features, StageProgress() as progress:
-            evaluations.append(evaluate_probes(opened, features, makers, **options, observe=progress))
+        views = open_views(name)
+        rows = _read(views, labels, label, group)
+        options["grouped_by"] = _grouping(views, group)
+        with _with_features(views, rows, kinds, settings["device"]) as features, StageProgress() as progress:
+            evaluations.append(evaluate_probes(views, features, makers, **options, observe=progress))
     compared = differences(*evaluations, seed=seed) if compare else {}
     result = to_dict(evaluations[0])
     if compare:
@@ -171,7 +172,7 @@ def evaluate(
 
 
 @probe.command()
-@library_argument
+@views_argument
 @_label_options
 @click.option("-o", "--out", required=True, metavar="PROBE", help="Directory to write the probe to.")
 @click.option("--probe", "kind", type=click.Choice(_KINDS), default="linear", help="Which.")
@@ -191,18 +192,19 @@ def fit(
 
     Rows of a split called test are left out.
     """
-    from vmae_embed.library import Library
     from vmae_embed.probes import check_folder, save_probe
     from vmae_embed.probing import fit_probe
+    from vmae_embed.views import open_views
 
     check_folder(out, overwrite=overwrite)
     fitted = _maker(kind, **settings)()
-    opened = Library.open(library)
-    rows = _read(opened, labels, label, group)
-    with _with_features(opened, rows, [kind], settings["device"]) as features:
+    views = open_views(library)
+    rows = _read(views, labels, label, group)
+    with _with_features(views, rows, [kind], settings["device"]) as features:
         clips = fit_probe(fitted, features)
-    about = {"library": str(opened.path), "clips": clips, "label": label, "group": group or "video"}
-    save_probe(out, fitted, opened.config, fitted_to=about, overwrite=overwrite)
+    about = {"library": str(views.path), "clips": clips, "label": label, "group": _grouping(views, group)}
+    about["preset"] = views.preset and views.preset.name
+    save_probe(out, fitted, views.config, fitted_to=about, overwrite=overwrite)
     chosen = fitted.to_dict()
     setting = next(f"{words} {chosen[name]:g}" for name, words in _CHOSEN.items() if name in chosen)
     click.echo(f"{out}: {kind} probe, {setting}, {len(fitted.classes_)} classes, fitted to {count_of(clips, 'clip')}")
@@ -210,7 +212,7 @@ def fit(
 
 @probe.command()
 @click.argument("probe_folder", metavar="PROBE")
-@library_argument
+@views_argument
 @_label_options
 @device_option
 @click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
@@ -228,14 +230,14 @@ def score(
     The library must be of the same encoder. Nothing checks that its videos are others than those
     that the probe was fitted to. Of a split, only the rows called test are asked about.
     """
-    from vmae_embed.library import Library
     from vmae_embed.probes import load_probe
     from vmae_embed.probing import score_probe
+    from vmae_embed.views import open_views
 
-    saved, opened = load_probe(probe_folder), Library.open(library)
-    saved.check(opened)
-    rows = _read(opened, labels, label, group)
-    with _with_features(opened, rows, [saved.kind], device) as features:
+    saved, views = load_probe(probe_folder), open_views(library)
+    saved.check(views.libraries[0])
+    rows = _read(views, labels, label, group)
+    with _with_features(views, rows, [saved.kind], device) as features:
         result = score_probe(saved, features)
     tell_unmatched(result.unknown, "labels are none that the probe knows: it is wrong about all of their clips")
     if output_format == "json":
@@ -248,7 +250,7 @@ def score(
 
 
 @contextlib.contextmanager
-def _with_features(library: Library, rows: Rows, kinds: Sequence[str], device: str | None) -> Iterator[Rows]:
+def _with_features(views: Views, rows: Rows, kinds: Sequence[str], device: str | None) -> Iterator[Rows]:
     """Give rows what probes of these kinds read: for those that attend, tokens in a temporary file."""
     if _ATTENTIVE not in kinds:
         yield rows
@@ -256,13 +258,13 @@ def _with_features(library: Library, rows: Rows, kinds: Sequence[str], device: s
     from vmae_embed.encoder import Encoder
     from vmae_embed.probing import bytes_of_tokens, with_tokens
 
-    encoder = Encoder.from_identity(library.config.encoder, device=device)
+    encoder = Encoder.from_identity(views.config.encoder, device=device)
     size = bytes_of_tokens(rows, encoder)
     clips = count_of(len(rows.truth), "clip")
     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
         say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
         with StageProgress() as progress:
-            found, skipped = with_tokens(library, rows, encoder, Path(folder), observe=progress)
+            found, skipped = with_tokens(views.libraries[0], rows, encoder, Path(folder), observe=progress)
         tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
         yield found
 
@@ -291,13 +293,19 @@ def _numbers(option: str, text: str) -> list[float]:
         raise UsageError(f"{option} {text}: give numbers with commas between them") from None
 
 
-def _read(library: Library, labels: str | None, label: str, group: str | None) -> Rows:
-    from vmae_embed.probing import labelled_rows
+def _read(views: Views, labels: str | None, label: str, group: str | None) -> Rows:
+    from vmae_embed.probing import labelled_views
 
-    rows, unmatched = labelled_rows(library, labels, label=label, group=group)
+    rows, unmatched = labelled_views(views, labels, label=label, group=group)
     tell_unmatched(unmatched.keys, "rows of the labels fit no clip of the library")
     tell_unmatched(unmatched.videos, "videos of the library have no label")
+    tell_unmatched(unmatched.partial, "videos are not in every view, and are left out")
     return rows
+
+
+def _grouping(views: Views, group: str | None) -> str:
+    by_name = views.preset is not None and views.preset.recording is not None
+    return group or ("recording, by file name" if by_name else "video")
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -105,10 +105,10 @@ def require_own_place(folder: Path) -> None:
     Raises:
         LibraryError: it is a file, or a directory that is not empty.
     """
-    # All that a run killed while it made a library leaves; the new one's overwrites it.
-    leftover = temporary_name(folder / "library.json").name
+    # All that a run leaves that was killed while it made a library, or a directory of views: the next overwrites it.
+    leftovers = {temporary_name(folder / name).name for name in ("library.json", "preset.json")}
     try:
-        foreign = set(os.listdir(folder)) - {leftover}
+        foreign = set(os.listdir(folder)) - leftovers
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -74,6 +74,10 @@ class Library:
             return cls(folder, LibraryConfig.from_json((folder / "library.json").read_bytes()))
         except (FileNotFoundError, NotADirectoryError):
             hint = "no such directory" if not folder.exists() else "it has no library.json"
+            if (folder / "preset.json").exists():
+                raise LibraryError(
+                    f"{folder}: holds the views of a preset, not a library; name one, as {folder}/1-centre"
+                ) from None
             raise LibraryError(
                 f"{folder}: not a library ({hint}); make one with `vmae-embed extract VIDEOS -o {folder}`"
             ) from None

@@ -4,7 +4,7 @@ from vmae_embed.probing.measures import MEASURES, Difference, Judged, compare, m
 from vmae_embed.probing.page import write_probe_page
 from vmae_embed.probing.predictions import predictions
 from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, fit_probe, splits_of
-from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows
+from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows, labelled_views
 from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
 from vmae_embed.probing.tokens import bytes_of_tokens, with_tokens
 
@@ -29,6 +29,7 @@ __all__ = [
     "few_shot",
     "fit_probe",
     "labelled_rows",
+    "labelled_views",
     "measure",
     "of_clips",
     "of_videos",

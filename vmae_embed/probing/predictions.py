@@ -6,39 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from vmae_embed.library import Library
 from vmae_embed.probes import SavedProbe
+from vmae_embed.views import Views, rows_of_each
 
 
-def predictions(saved: SavedProbe, library: Library, *, count: int = 1, per_clip: bool = False) -> list[dict[str, Any]]:
-    """Name a library's clips, or its videos by the mean of their clips' probabilities.
+def predictions(saved: SavedProbe, views: Views, *, count: int = 1, per_clip: bool = False) -> list[dict[str, Any]]:
+    """Name clips, or videos by the mean of their clips' probabilities; each clip by the mean of its crops'.
 
     Args:
-        saved: of the library's encoder: see `vmae_embed.probes.SavedProbe.check`.
-        library: to name.
+        saved: of the same encoder: see `vmae_embed.probes.SavedProbe.check`.
+        views: to name.
         count: labels of each, the most probable first; all if there are fewer.
         per_clip: name each clip by itself.
 
     Returns:
         Rows of ``video_id``, then ``clip_id``, ``start_s`` and ``end_s`` or the number of ``clips``,
-        ``label`` and ``probability``; by video and start.
+        ``label`` and ``probability``; by video and start. A video that not every view holds has none.
     """
-    clips = library.table(["clip_id", "video_id", "start_s", "end_s"]).to_pylist()
-    order = sorted(range(len(clips)), key=lambda row: (clips[row]["video_id"], clips[row]["start_s"]))
-    probabilities = saved.probe.predict_proba(library.embeddings()[order])
-    clips = [clips[row] for row in order]
-    if per_clip:
-        named = [{name: clip[name] for name in ("video_id", "clip_id", "start_s", "end_s")} for clip in clips]
-    else:
-        place = {video: number for number, video in enumerate(dict.fromkeys(clip["video_id"] for clip in clips))}
-        codes = np.array([place[clip["video_id"]] for clip in clips], dtype=np.intp)
-        summed, held = np.zeros((len(place), probabilities.shape[1])), np.bincount(codes, minlength=len(place))
-        np.add.at(summed, codes, probabilities)
-        probabilities = summed / np.maximum(held, 1)[:, None]
-        named = [{"video_id": video, "clips": int(held[number])} for video, number in place.items()]
+    tables = [library.table(["clip_id", "video_id", "start_s", "end_s"]).to_pylist() for library in views.libraries]
+    everywhere = views.whole_videos()
+    clips = [clip for table in tables for clip in table]
+    found = np.concatenate([saved.probe.predict_proba(library.embeddings()) for library in views.libraries])
     labels = saved.probe.classes_.tolist()
-    return [
-        {**row, "label": labels[code], "probability": float(shares[code])}
-        for row, shares in zip(named, probabilities, strict=True)
-        for code in np.argsort(-shares, kind="stable")[:count]
-    ]
+    rows = []
+    for several in rows_of_each([clip["clip_id" if per_clip else "video_id"] for clip in clips]):
+        first = clips[several[0]]
+        if first["video_id"] not in everywhere:
+            continue
+        shares = found[several].mean(axis=0)
+        about = dict(first) if per_clip else {"video_id": first["video_id"], "clips": len(several)}
+        order = first["video_id"], first["start_s"]
+        best = np.argsort(-shares, kind="stable")[:count]
+        named = [{**about, "label": labels[code], "probability": float(shares[code])} for code in best]
+        rows.append((order, named))
+    return [row for _, named in sorted(rows, key=lambda item: item[0]) for row in named]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from vmae_embed.errors import ProbeError, UsageError
 from vmae_embed.labels import Label, Matched, read_labels
 from vmae_embed.library import Library
+from vmae_embed.views import Views
 
 FOLDERS = "folders"
 
@@ -27,7 +29,8 @@ class Rows:
         truth: B labels, all text or all whole numbers.
         groups: B names that no split may part.
         sides: ``train``, ``val`` or ``test`` for each row; None where nobody said.
-        clips: B rows of ``clip_id``, ``video_id``, ``path``, ``start_s``, ``end_s`` and ``fingerprint``.
+        clips: B rows of ``clip_id``, ``video_id``, ``path``, ``start_s``, ``end_s`` and ``fingerprint``; of several
+            views, also ``view``, from 0.
         tokens: ``(B, N, D)`` float16; None until `vmae_embed.probing.with_tokens` has computed them.
     """
 
@@ -62,10 +65,53 @@ class Unmatched:
     Attributes:
         keys: of the table of labels, that fit no clip.
         videos: of the library, without a label.
+        partial: videos that not every view holds.
     """
 
     keys: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
+
+
+def labelled_views(
+    views: Views, source: str | None, *, label: str = "label", group: str | None = None
+) -> tuple[Rows, Unmatched]:
+    """Read the clips of all views and their labels: what `labelled_rows` reads of each.
+
+    Videos that not every view holds are left out. Where no group is named and the preset knows what
+    was cut from one recording by files' names, recordings are the groups.
+    """
+    if views.preset is None:
+        return labelled_rows(views.libraries[0], source, label=label, group=group)
+    found = [labelled_rows(library, source, label=label, group=group) for library in views.libraries]
+    everywhere = views.whole_videos()
+    anywhere = {video for rows, _ in found for video in rows.clips["video_id"].to_pylist()}
+    parts = []
+    for number, (rows, _) in enumerate(found):
+        videos = rows.clips["video_id"].to_pylist()
+        kept = rows.take(np.flatnonzero([video in everywhere for video in videos]))
+        view = pa.array(np.full(len(kept.truth), number))
+        parts.append(replace(kept, clips=kept.clips.append_column("view", view)))
+    if not everywhere:
+        raise ProbeError(f"{views.path}: no labelled video is in every view; run extract again")
+    joined = Rows(
+        np.concatenate([rows.embeddings for rows in parts]),
+        [value for rows in parts for value in rows.truth],
+        [value for rows in parts for value in rows.groups],
+        [value for rows in parts for value in rows.sides or ()] or None,
+        pa.concat_tables(rows.clips for rows in parts),
+    )
+    if group is None and views.preset.recording is not None:
+        paths = joined.clips["path"].to_pylist()
+        joined = replace(joined, groups=[_recording(views.preset.recording, path) for path in paths])
+    unmatched = replace(found[0][1], partial=tuple(sorted(anywhere - everywhere)))
+    return joined, unmatched
+
+
+def _recording(pattern: str, path: str) -> str:
+    """What a file was cut from, by its name; the file itself where the name does not say."""
+    named = re.fullmatch(pattern, PurePosixPath(path).stem)
+    return named.group(1) if named else path
 
 
 def labelled_rows(

@@ -12,10 +12,12 @@ from vmae_embed.errors import ProbeError
 from vmae_embed.intervals import Estimate
 from vmae_embed.labels import Label, label_order
 from vmae_embed.library import Library
+from vmae_embed.presets import Preset
 from vmae_embed.probes import SavedProbe
 from vmae_embed.probing.measures import Difference, Judged, compare, measure, of_clips, of_videos
 from vmae_embed.probing.protocol import Answers, Probe, ask, few_shot, splits_of
 from vmae_embed.probing.rows import Rows
+from vmae_embed.views import Views
 
 Observer = Callable[[str, int, int], None]
 
@@ -73,20 +75,25 @@ class Evaluation:
     """What probes made of one library.
 
     Attributes:
-        library: whose embeddings.
+        library: whose embeddings, or views.
         rows: labelled clips.
         split: how they were split, in words.
         results: of each probe, with all clips and then with few.
     """
 
-    library: Library
+    library: Library | Views
     rows: Rows
     split: str
     results: list[Result]
 
+    @property
+    def preset(self) -> Preset | None:
+        """Whose views are looked at; None of a library by itself."""
+        return self.library.preset if isinstance(self.library, Views) else None
+
 
 def evaluate_probes(
-    library: Library,
+    library: Library | Views,
     rows: Rows,
     probes: Mapping[str, Callable[[], Probe]],
     *,
@@ -208,6 +215,7 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "library": str(evaluation.library.path),
         "encoder": dict(evaluation.library.config.encoder),
+        "preset": evaluation.preset and evaluation.preset.name,
         "clips": len(rows.truth),
         "videos": len(set(rows.clips["video_id"].to_pylist())),
         "groups": len(set(rows.groups)),
