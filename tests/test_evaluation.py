@@ -19,7 +19,6 @@ from vmae_embed.errors import ProbeError, UsageError
 from vmae_embed.evaluation import (
     agreement,
     answer,
-    carried_labels,
     estimate,
     evaluate_index,
     factories,
@@ -32,6 +31,7 @@ from vmae_embed.evaluation import (
 from vmae_embed.evaluation.labelled import _chance, _measure
 from vmae_embed.evaluation.retrieval import measure_speed, recall, true_scores
 from vmae_embed.index import Effort, Index, IndexSpec
+from vmae_embed.labels import carried_labels
 from vmae_embed.library import Library, LibraryConfig, clip_rows
 from vmae_embed.query import search
 from vmae_embed.records import ClipSpan, Timeline, Video
@@ -370,8 +370,8 @@ def test_labels_of_a_file(labelled, tmp_path):
 
 
 def test_a_column_that_is_not_carried(labelled):
-    with pytest.raises(UsageError, match="label column 'kind': the library carries no columns of a manifest"):
-        carried_labels(labelled[3], "kind")
+    with pytest.raises(UsageError, match="column 'kind': the library carries no columns of a manifest"):
+        carried_labels(labelled[3].clips, labelled[3].library.config.columns, "kind")
 
 
 def carrying(folder, vectors, columns):
@@ -465,8 +465,8 @@ def test_fresh_vectors_of_a_file(library, run, tmp_path):
         (["--html", "page.html"], 2, "--html: only of a --sweep; add it"),
         (["--format", "csv"], 2, "--format csv: only of a --sweep; add it"),
         (["--sweep", "--html", "nowhere/page.html"], 2, "nowhere/page.html: cannot be written"),
-        (["--label", "colour"], 2, "label column 'colour': the library carries kind, weight"),
-        (["--label", "weight"], 2, "label column 'weight': holds fractions"),
+        (["--label", "colour"], 2, "column 'colour': the library carries kind, weight"),
+        (["--label", "weight"], 2, "column 'weight': holds fractions"),
         (["--labels", "gone.csv"], 2, "gone.csv: no such file"),
         (["--seed", "-1"], 2, "seed=-1"),
     ],

@@ -34,7 +34,7 @@ from vmae_embed.views import open_views
 PROBES = {
     "linear": partial(LinearProbe, l2=(100.0, 1.0)),
     "knn": partial(KNNProbe, k=(5, 20)),
-    "attentive": partial(AttentiveProbe, learning_rates=(3e-3,)),
+    "attentive": partial(AttentiveProbe, learning_rates=(3e-3, 1e-3)),
 }
 OF_EMBEDDINGS = {name: PROBES[name] for name in ("linear", "knn")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -137,6 +137,35 @@ def read_labels(path: Path, *, label: str = "label", group: str | None = None) -
     if "split" in table.column_names and label != "split" != group:
         sides = _unique(path, keys, [_side(path, value) for value in _values(path, table, "split", (str,))], "split")
     return Labels(key, labels, groups, sides)
+
+
+def carried_labels(clips: pa.Table, carried: Collection[str], column: str) -> list[Label | None]:
+    """Labels from a column that a library carries, one a row of its clips; None where it is empty.
+
+    Args:
+        clips: rows of the library, with that column.
+        carried: names of the columns that it carries.
+        column: of the labels.
+
+    Raises:
+        UsageError: it carries no such column, or one of fractions.
+    """
+    check_carried(carried, column)
+    values = [None if value == "" else value for value in clips[column].to_pylist()]
+    if any(isinstance(value, float) for value in values):
+        raise UsageError(f"column {column!r}: holds fractions; labels are text or whole numbers")
+    return values
+
+
+def check_carried(carried: Collection[str], column: str) -> None:
+    """Refuse a column that a library does not carry.
+
+    Raises:
+        UsageError: naming those that it carries.
+    """
+    if column not in carried:
+        has = f"carries {', '.join(carried)}" if carried else "carries no columns of a manifest"
+        raise UsageError(f"column {column!r}: the library {has}; name one of its columns, or give a file of labels")
 
 
 def _side(path: Path, value: str) -> str:

@@ -160,12 +160,13 @@ def _sweep(
 
 
 def _judge(index: Index, file: str | None, column: str | None, queries: int, seed: int) -> Agreement | None:
-    from vmae_embed.evaluation import agreement, carried_labels, matched_labels
+    from vmae_embed.evaluation import agreement, matched_labels
+    from vmae_embed.labels import carried_labels
 
     if file is None and column is None:
         return None
     if file is None:
-        labels = carried_labels(index, column or "")
+        labels = carried_labels(index.clips, index.library.config.columns, column or "")
     else:
         labels, matched = matched_labels(index, Path(file), column or "label")
         tell_unmatched(matched.unmatched_keys, "rows of the labels fit no clip of the library")

@@ -4,7 +4,7 @@ Its index against an exact search (`retrieval`), its neighbours against labels (
 of index against each other (`sweeping`, `page`).
 """
 
-from vmae_embed.evaluation.labelled import MEASURES, Agreement, Measured, agreement, carried_labels, matched_labels
+from vmae_embed.evaluation.labelled import MEASURES, Agreement, Measured, agreement, matched_labels
 from vmae_embed.evaluation.page import sweep_notes, sweep_rows, write_sweep
 from vmae_embed.evaluation.queries import Queries, of_vectors, sample_queries
 from vmae_embed.evaluation.retrieval import Retrieval, Speed, answer, evaluate_index
@@ -23,7 +23,6 @@ __all__ = [
     "Sweep",
     "agreement",
     "answer",
-    "carried_labels",
     "estimate",
     "evaluate_index",
     "factories",

@@ -78,22 +78,6 @@ def matched_labels(index: Index, path: Path, column: str = "label") -> tuple[lis
     return labels, matched
 
 
-def carried_labels(index: Index, column: str) -> list[Label | None]:
-    """Labels from a column that the library carries, one a row of the index; None where it is empty.
-
-    Raises:
-        UsageError: it carries no such column, or one of fractions.
-    """
-    carried = list(index.library.config.columns)
-    if column not in carried:
-        has = f"carries {', '.join(carried)}" if carried else "carries no columns of a manifest"
-        raise UsageError(f"label column {column!r}: the library {has}; name one of its columns, or give --labels FILE")
-    values = [None if value == "" else value for value in index.clips[column].to_pylist()]
-    if any(isinstance(value, float) for value in values):
-        raise UsageError(f"label column {column!r}: holds fractions; labels are text or whole numbers")
-    return values
-
-
 def agreement(index: Index, labels: Sequence[Label | None], *, queries: int = 1000, seed: int = 0) -> Agreement:
     """Rank all labelled clips by exact search for each of some, and compare their labels.
 

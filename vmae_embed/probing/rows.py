@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vmae_embed.errors import ProbeError, UsageError
-from vmae_embed.labels import Label, Matched, read_labels
+from vmae_embed.errors import ProbeError
+from vmae_embed.labels import Label, Matched, carried_labels, check_carried, read_labels
 from vmae_embed.library import Library
 from vmae_embed.views import Views
 
@@ -132,10 +132,14 @@ def labelled_rows(
     """
     described = ["clip_id", "video_id", "path", "start_s", "end_s", "fingerprint"]
     table = library.table([*described, *library.config.columns])
-    if source == FOLDERS:
-        matched = _of_folders(table, group)
-    elif source is None:
-        matched = _carried(library, table, label, group)
+    if source in (FOLDERS, None):
+        if group is not None:
+            check_carried(library.config.columns, group)
+        if source == FOLDERS:
+            labels: list[Label | None] = [PurePosixPath(path).parent.name or None for path in table["path"].to_pylist()]
+        else:
+            labels = carried_labels(table, library.config.columns, label)
+        matched = _matched(table, labels, table[group].to_pylist() if group else None)
     else:
         matched = read_labels(Path(source), label=label, group=group).match(
             *(table[name].to_pylist() for name in ("clip_id", "video_id", "path"))
@@ -156,32 +160,6 @@ def labelled_rows(
     )
     _check_videos(chosen)
     return chosen, Unmatched(matched.unmatched_keys, matched.unlabelled_videos)
-
-
-def _of_folders(table: pa.Table, group: str | None) -> Matched:
-    labels = [PurePosixPath(path).parent.name or None for path in table["path"].to_pylist()]
-    return _matched(table, labels, _column(table, group) if group else None)
-
-
-def _carried(library: Library, table: pa.Table, label: str, group: str | None) -> Matched:
-    carried = list(library.config.columns)
-    for name in (label, group):
-        if name is not None and name not in carried:
-            has = f"carries {', '.join(carried)}" if carried else "carries no columns of a manifest"
-            raise UsageError(
-                f"column {name!r}: the library {has}; name one of its columns, or give --labels FILE or folders"
-            )
-    labels = [None if value == "" else value for value in table[label].to_pylist()]
-    if any(isinstance(value, float) for value in labels):
-        raise UsageError(f"column {label!r}: holds fractions; labels are text or whole numbers")
-    return _matched(table, labels, _column(table, group) if group else None)
-
-
-def _column(table: pa.Table, name: str) -> list[Any]:
-    if name not in table.column_names:
-        raise UsageError(f"column {name!r}: the library carries none of that name")
-    values: list[Any] = table[name].to_pylist()
-    return values
 
 
 def _matched(table: pa.Table, labels: Sequence[Label | None], groups: Sequence[Any] | None) -> Matched:
