@@ -91,8 +91,8 @@ def probe() -> None:
     "kinds",
     type=click.Choice((*_KINDS, _ATTENTIVE)),
     multiple=True,
-    help="Which; give it again for more. attentive decodes and encodes the videos again, for their tokens. "
-    "[default: linear and knn]",
+    help="Which; give it again for more. attentive reads tokens: where the library stores none, it decodes and "
+    "encodes the videos again. [default: linear and knn]",
 )
 @click.option("--folds", type=int, default=5, metavar="N", help="Folds, where the labels have no column split.")
 @click.option(
@@ -242,8 +242,10 @@ def score(
 
 def _with_tokens(library: Library, rows: Rows, folder: Path, device: str | None, progress: StageProgress) -> Rows:
     from vmae_embed.encoder import Encoder
-    from vmae_embed.probing import bytes_of_tokens, with_tokens
+    from vmae_embed.probing import bytes_of_tokens, with_stored_tokens, with_tokens
 
+    if library.config.tokens is not None:
+        return with_stored_tokens(library, rows)
     encoder = Encoder.from_identity(library.config.encoder, device=device)
     size = bytes_of_tokens(rows, encoder)
     clips = count_of(len(rows.truth), "clip")

@@ -6,7 +6,7 @@ from vmae_embed.probing.predictions import predictions
 from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, splits_of
 from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows
 from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
-from vmae_embed.probing.tokens import bytes_of_tokens, with_tokens
+from vmae_embed.probing.tokens import bytes_of_tokens, with_stored_tokens, with_tokens
 
 __all__ = [
     "FOLDERS",
@@ -35,6 +35,7 @@ __all__ = [
     "score_probe",
     "splits_of",
     "to_dict",
+    "with_stored_tokens",
     "with_tokens",
     "write_probe_page",
 ]

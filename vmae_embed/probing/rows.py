@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError, UsageError
 from vmae_embed.labels import Label, Matched, read_labels
-from vmae_embed.library import Library
+from vmae_embed.library import Library, Tokens
 
 FOLDERS = "folders"
 
@@ -28,7 +28,8 @@ class Rows:
         groups: B names that no split may part.
         sides: ``train``, ``val`` or ``test`` for each row; None where nobody said.
         clips: B rows of ``clip_id``, ``video_id``, ``path``, ``start_s``, ``end_s`` and ``fingerprint``.
-        tokens: ``(B, N, D)`` float16; None until `vmae_embed.probing.with_tokens` has computed them.
+        tokens: ``(B, N, D)`` float16, which stay on disk; None until `vmae_embed.probing.with_stored_tokens` or
+            `with_tokens` gives them.
     """
 
     embeddings: NDArray[np.float32]
@@ -36,7 +37,7 @@ class Rows:
     groups: list[str]
     sides: list[str] | None
     clips: pa.Table
-    tokens: NDArray[np.float16] | None = None
+    tokens: Tokens | None = None
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of them."""

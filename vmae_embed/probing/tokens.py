@@ -1,4 +1,4 @@
-"""The tokens of a library's clips, computed again for probes that attend to them."""
+"""The tokens of a library's clips, for probes that attend to them: as it stores them, or computed again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from vmae_embed.encoder import Encoder
-from vmae_embed.errors import ProbeError
-from vmae_embed.library import Library
+from vmae_embed.errors import LibraryError, ProbeError
+from vmae_embed.library import Library, Tokens
 from vmae_embed.probing.rows import Rows
 from vmae_embed.replay import Skipped, replay, sampling_of
+
+
+def with_stored_tokens(library: Library, rows: Rows) -> Rows:
+    """Give labelled clips the tokens that their library stores; they stay on disk.
+
+    Raises:
+        LibraryError: it stores none, or changed since the rows were read.
+    """
+    place = {clip: row for row, clip in enumerate(library.column("clip_id"))}
+    tokens = library.tokens()
+    clips = rows.clips["clip_id"].to_pylist()
+    if len(tokens) != len(place) or not place.keys() >= set(clips):
+        raise LibraryError(f"{library.path}: changed while it was read; run the same command again")
+    return replace(rows, tokens=tokens[[place[clip] for clip in clips]])
 
 
 def bytes_of_tokens(rows: Rows, encoder: Encoder) -> int:
@@ -52,7 +66,8 @@ def with_tokens(
     order = sorted(range(len(clips)), key=lambda row: (clips[row]["path"], clips[row]["start_s"]))
     place = {clips[row]["clip_id"]: row for row in order}
     shape = (len(clips), encoder.tokens, encoder.width)
-    stored = np.lib.format.open_memmap(folder / "tokens.npy", mode="w+", dtype=np.float16, shape=shape)
+    path = folder / "tokens.npy"
+    computed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     outcomes: dict[str, Skipped | None] = {}
     again = replay(
         [clips[row] for row in order], sampling, encoder.preprocessing, exact_pixels=library.config.exact_pixels
@@ -62,7 +77,7 @@ def with_tokens(
             outcomes[row["clip_id"]] = frames
         else:
             outcomes[row["clip_id"]] = None
-            stored[place[row["clip_id"]]] = encoder.encode_tokens(frames[None])[0]
+            computed[place[row["clip_id"]]] = encoder.encode_tokens(frames[None])[0]
         if observe is not None:
             observe("computing tokens", len(outcomes), len(clips))
     skipped = [outcome for outcome in outcomes.values() if outcome is not None]
@@ -71,5 +86,6 @@ def with_tokens(
         raise ProbeError(
             f"{library.path}: none of {len(clips):,} clips could be decoded again; the first: {skipped[0].reason}"
         )
-    whole = replace(rows, tokens=stored)
+    computed.flush()
+    whole = replace(rows, tokens=Tokens([(path, len(clips))], shape[1:]))
     return (whole.take(kept) if skipped else whole), skipped
