@@ -226,6 +226,29 @@ def test_an_attentive_probe_is_kept(made, run, tmp_path):
     assert code == 0, err
     assert "tokens of 18 clips" in err
     assert json.loads(out)["by_clip"]["top1"]["value"] > 0.6
+    code, out, err = run("predict", tmp_path / "probe", made / "lib", "--format", "json")
+    assert code == 0, err
+    of_library = json.loads(out)
+    assert [row["video_id"] for row in of_library] == [f"v{i}.mp4" for i in range(6)]
+    code, out, err = run("predict", tmp_path / "probe", made / "videos" / "v2.mp4", "--format", "json", "-q")
+    assert code == 0, err
+    assert "MB a clip; about 3 clips" in err
+    (of_file,) = json.loads(out)
+    assert of_file["probability"] == pytest.approx(of_library[2]["probability"], abs=2e-3)
+
+
+def test_predict_tells_what_failed(made, run, tmp_path):
+    assert run("probe", "fit", made / "lib", "--labels", made / "labels.csv", "-o", tmp_path / "p", "--l2", 1)[0] == 0
+    code, out, err = run("predict", tmp_path / "p", made / "videos", "--format", "csv")
+    assert code == 3
+    assert [row["video_id"] for row in csv.DictReader(io.StringIO(out))] == [f"v{i}.mp4" for i in range(6)]
+    assert "failed: broken.mp4 (open)" in err
+    code, out, err = run("predict", tmp_path / "p", made / "videos" / "broken.mp4", "-q")
+    assert (code, out) == (1, "")
+    assert_one_line(err, "none of the 1 videos could be decoded; the first, broken.mp4")
+    code, _, err = run("predict", tmp_path / "p", made / "lib", made / "videos")
+    assert code == 2
+    assert_one_line(err, "a library is named by itself")
 
 
 def test_a_probe_is_kept_judged_and_asked(made, run, tmp_path):
@@ -342,7 +365,7 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "evaluate", 
         (["index", "{lib}", "--target-recall", "95"], ["target-recall=95: give a share above 0, at most 1"]),
         (["index", "{lib}", "--metric", "dot"], ["'dot' is not one of"]),
         (["probe", "{lib}"], ["evaluate, fit or score", "vmae-embed probe evaluate LIB"]),
-        (["probe", "evaluate", "{lib}"], ["'label'", "carries no columns", "--labels FILE or folders"]),
+        (["probe", "evaluate", "{lib}"], ["'label'", "carries no columns", "--labels FILE"]),
         (["probe", "evaluate", "{lib}", "--labels", "{missing}.csv"], ["no such file"]),
         (["probe", "evaluate", "{lib}", "--labels", "{file}"], ["not a table"]),
         (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--label", "hue"], ["hue", "path, label, recording"]),

@@ -152,6 +152,25 @@ def test_tokens_are_transformers_own(tmp_path, layout):
     assert relative_error(tokens, expected) < 1e-5
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "first-token"])
+@pytest.mark.parametrize("layout", ["pretrained", "finetuned"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tokens_come_along_and_change_no_bit_of_the_embeddings(tmp_path, monkeypatch, layout, pooling, dtype, compiled):
+    monkeypatch.setattr(torch, "compile", lambda network, **settings: network)
+    folder = save_checkpoint(tmp_path, layout=layout)
+    encoder = Encoder.from_pretrained(folder, device="cpu", dtype=dtype, pooling=pooling, compile=compiled)
+    encoder.batch_size = 4
+    frames = scenes(6, 32)
+    both = encoder.submit(frames, with_tokens=True).result()
+    assert (both.shape, both.dtype) == ((6, 1 + encoder.tokens, encoder.width), np.float32)
+    assert np.array_equal(both[:, 0], encoder.encode_cropped(frames))
+    alone = np.concatenate([encoder.encode_tokens(clip[None]) for clip in frames])
+    assert relative_error(both[:, 1:], alone) < (1e-6 if dtype == "float32" else 1e-2)
+    assert not np.array_equal(both[0], both[1])
+    assert encoder.submit(frames[:0], with_tokens=True).result().shape == (0, 1 + encoder.tokens, encoder.width)
+
+
 def test_the_checkpoint_is_left_as_it_was(tmp_path):
     """Two encoders can be made of one, in two precisions."""
     checkpoint = load_checkpoint(save_checkpoint(tmp_path, "finetuned"))

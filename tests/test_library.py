@@ -205,6 +205,7 @@ DAMAGED = {
     "column of a nested type": _with(["columns", "x"], {}),
     "labels without their columns": _with(["classifier"], "0" * 64),
     "labels of a number": _with(["classifier"], 7),
+    **{f"tokens {value!r}": _with(["tokens"], value) for value in (0, -1, 1.5, "5", True, [5])},
     "column of the library's own": _with(["columns", "clip_id"], "string"),
 }
 
@@ -516,7 +517,7 @@ class FullDisk:
 
     def open(self, path, mode="r", **options):
         file = self.real(path, mode, **options)
-        if "w" not in mode:
+        if not set("wa+") & set(mode):
             return file
         write, disk = file.write, self
 
@@ -524,7 +525,7 @@ class FullDisk:
             closed = False
 
             def write(self, data):
-                disk.room -= len(data)
+                disk.room -= memoryview(data).nbytes
                 if disk.room < 0:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 return write(data)
@@ -671,6 +672,7 @@ def test_other_preprocessing_is_refused_naming_both(library):
         (changed({"precision": "bfloat16"}), r"precision \(--dtype\) 'float32', this run asks for 'bfloat16'"),
         (changed(stored="float16"), r"stored type \(--store\) 'float32', this run asks for 'float16'"),
         (changed(classifier="0" * 64), r"labels \(--with-labels\) 'none', this run asks for 'of classifier 0{12}'"),
+        (changed(tokens=1568), r"tokens \(--store tokens\) 'none', this run asks for '1,568 a clip'"),
         (changed(exact_pixels=True), r"pixels \(--exact-pixels, --fast-pixels\) 'fast', this run asks for 'exact'"),
     ],
 )
@@ -688,6 +690,11 @@ def test_libraries_from_before_there_was_a_choice_have_exact_pixels():
 
 def test_libraries_from_before_there_were_labels_have_none():
     assert LibraryConfig.from_json(_with(["classifier"], ...)).classifier is None
+
+
+def test_libraries_from_before_there_were_tokens_have_none():
+    assert LibraryConfig.from_json(_with(["tokens"], ...)).tokens is None
+    assert LibraryConfig.from_json(changed(tokens=5).to_json()).tokens == 5
 
 
 def test_what_makes_no_difference_is_not_refused(library):

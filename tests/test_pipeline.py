@@ -53,6 +53,21 @@ class ReadingEncoder:
         return np.where(numbers >= BROKEN, np.nan, numbers)
 
 
+class TokenEncoder(ReadingEncoder):
+    """Gives two tokens along, of the numbers on frames 1 to 4 and 6 to 9; beyond float16 from `BROKEN` on."""
+
+    tokens = 2
+
+    def submit(self, frames, *, with_tokens=False):
+        embeddings = super().submit(frames).result()
+        if not with_tokens:
+            return SimpleNamespace(result=lambda: embeddings)
+        tokens = [[[read_index(clip[first + i]) for i in range(4)] for first in (1, 6)] for clip in frames]
+        tokens = np.array(tokens, np.float32)
+        both = np.concatenate([embeddings[:, None], np.where(tokens >= BROKEN, 1e6, tokens)], axis=1)
+        return SimpleNamespace(result=lambda: both)
+
+
 class FlatEncoder(ReadingEncoder):
     """Embeds pictures without numbers."""
 
@@ -64,6 +79,15 @@ def rows(library):
     """Clips as (id, embedding), in order of video and time."""
     table = library.table(["clip_id", "embedding"])
     return sorted(zip(table["clip_id"].to_pylist(), table["embedding"].to_pylist(), strict=True))
+
+
+def assert_tokens_are_of_their_clips(library):
+    """At 7.5 frames a second, of videos of 30, a clip's i-th frame says four times i more than its first."""
+    assert verify(library) == []
+    tokens = np.asarray(library.tokens(), np.float32)
+    first = library.embeddings()[:, :1, None]
+    steps = 4 * np.array([[1, 2, 3, 4], [6, 7, 8, 9]])
+    assert np.array_equal(tokens, first + steps)
 
 
 @pytest.fixture
@@ -111,9 +135,10 @@ def unit_of(*paths):
     return Unit("0123456789abcdef", tuple(as_video(path) for path in paths))
 
 
-def run_one_unit(tmp_path, encoder, unit, workers=1, timeout_s=None, **sampling):
+def run_one_unit(tmp_path, encoder, unit, workers=1, timeout_s=None, tokens=False, **sampling):
     policy = Sampling(**sampling)
-    made = run([unit.videos[0].path], tmp_path / "lib", encoder=encoder, sampling=policy, workers=1).library
+    first = [unit.videos[0].path]
+    made = run(first, tmp_path / "lib", encoder=encoder, sampling=policy, workers=1, tokens=tokens).library
     made.remove_videos({Path(unit.videos[0].path).name})
     encoder.batches.clear()
     config = WorkerConfig(policy, WHOLE, "auto", False, timeout_s, SLOTS, None)
@@ -132,6 +157,75 @@ def test_batches_fill_across_the_videos_of_a_unit(tmp_path, folder):
     ]
     assert sum(p.embedded for p in progress) == sum(p.committed for p in progress) == 8
     assert sum(p.videos for p in progress) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_tokens_of_a_unit_are_of_its_clips_whatever_fails_in_between(monkeypatch, tmp_path, folder, batch_size):
+    """One is not finite, one dies half way, one is begun anew after a clip; the rest stays in line."""
+    inject(monkeypatch, tmp_path / "site", MISBEHAVE)
+    write_video(folder / "a.mp4", frames=90, size=(96, 64))
+    write_video(folder / "b_broken.mp4", frames=90, size=(96, 64), first_index=BROKEN - 30)
+    write_video(folder / "c.mp4", frames=90, size=(96, 64), first_index=300)
+    write_video(folder / "d_killed.mp4", frames=300, size=(96, 64), first_index=1000)
+    write_video(folder / "e.mp4", frames=150, size=(96, 64), first_index=500)
+    unit = unit_of(*sorted(folder.iterdir()))
+    library, _ = run_one_unit(tmp_path, TokenEncoder(batch_size), unit, tokens=True)
+    assert [row[0] for _, row in rows(library)] == [0, 26, 300, 326, 500, 564, 586]
+    assert [path.name for path in library.path.glob("tokens/*")] == [f"{unit.name}-7.npy"]
+    assert_tokens_are_of_their_clips(library)
+    assert sorted(f.video_id for f in library.failures()) == ["b_broken.mp4", "d_killed.mp4"]
+
+
+def test_tokens_of_a_video_begun_anew_are_there_once(tmp_path, folder):
+    vp8_altref(folder / "c.webm", frames=150, size=(96, 64))
+    write_video(folder / "d.mp4", frames=90, size=(96, 64), first_index=300)
+    library, _ = run_one_unit(tmp_path, TokenEncoder(), unit_of(*sorted(folder.iterdir())), tokens=True)
+    found = np.asarray(library.tokens(), np.float32)
+    assert found[:, 0, 0].tolist() == [4, 68, 89, 304, 330]  # the frame of 90 is not shown
+    assert verify(library) == []
+
+
+def test_tokens_beyond_half_precision_fail_their_video_alone(tmp_path, folder):
+    """Its embeddings are finite: the number on a frame between theirs is not."""
+    write_video(folder / "a.mp4", frames=64, size=(96, 64))
+    write_video(folder / "b.mp4", frames=64, size=(96, 64), first_index=1000)
+    encoder = TokenEncoder()
+    submit = encoder.submit
+
+    def overflow(frames, **options):
+        both = submit(frames, **options).result()
+        both[both[:, 0, 0] >= 1000, 2, 3] = 70000
+        return SimpleNamespace(result=lambda: both)
+
+    encoder.submit = overflow
+    summary = run([folder], tmp_path / "lib", encoder=encoder, tokens=True)
+    assert_tokens_are_of_their_clips(summary.library)
+    assert summary.library.column("video_id") == ["a.mp4"]
+    (failure,) = summary.failures
+    assert (failure.video_id, failure.stage) == ("b.mp4", "encode")
+    assert failure.reason.startswith("its tokens are not finite in float16; try")
+
+
+def test_tokens_of_a_long_video_do_not_stay_in_memory(tmp_path, folder):
+    """A clip's are 2 MB here, 200 clips' 400 MB."""
+
+    class Wide(FlatEncoder):
+        tokens, batch_size = 250_000, 4
+
+        def submit(self, frames, *, with_tokens=False):
+            both = np.ones((len(frames), 1 + self.tokens, self.width), np.float32)
+            return SimpleNamespace(result=lambda: both)
+
+    write_video(folder / "a.mp4", frames=124, size=(96, 64))
+    tracemalloc.start()
+    try:
+        library = run([folder], tmp_path / "lib", encoder=Wide(), sampling=Sampling(hop_s=0.01), tokens=True).library
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert library.tokens().shape == (201, 250_000, 4)
+    assert peak < 15 * 4 * 250_000 * 4  # three batches and the float16 of one, of a clip's 4 MB
+    assert library.embeddings().tolist() == [[1] * 4] * 201
 
 
 def test_clips_of_a_video_that_fails_half_way_are_dropped(monkeypatch, tmp_path, folder):

@@ -17,6 +17,7 @@ from vmae_embed.probes import AttentiveProbe, KNNProbe, LinearProbe, load_probe,
 from vmae_embed.probing import (
     Judged,
     Rows,
+    all_rows,
     compare,
     differences,
     evaluate_probes,
@@ -297,10 +298,10 @@ def test_a_kept_probe_names_a_library(library, tmp_path, kind):
     rows, _ = labelled_rows(library, str(tmp_path / "labels.csv"))
     probe = PROBES[kind]().fit(rows.embeddings, rows.truth, rows.groups)
     saved = load_probe(save_probe(tmp_path / "probe", probe, library.config, fitted_to={}))
-    named = predictions(saved, open_views(library.path))
+    named = predictions(saved, all_rows(open_views(library.path)))
     assert [row["video_id"] for row in named] == sorted(set(library.column("video_id")))
     assert sum(row["label"] == "abc"[i % 3] for i, row in enumerate(named)) > 20
-    clips = predictions(saved, open_views(library.path), count=3, per_clip=True)
+    clips = predictions(saved, all_rows(open_views(library.path)), count=3, per_clip=True)
     assert len(clips) == 3 * 96
     assert sum(row["probability"] for row in clips[:3]) == pytest.approx(1)
     assert clips[0]["label"] == probe.predict(rows.embeddings[:1])[0]

@@ -17,7 +17,7 @@ from vmae_embed.errors import LibraryError, ProbeError, UsageError
 from vmae_embed.extractor import run_views
 from vmae_embed.library import Library
 from vmae_embed.presets import find_preset
-from vmae_embed.probing import labelled_views
+from vmae_embed.probing import all_rows, labelled_views, stores_tokens, with_stored_tokens, with_tokens
 from vmae_embed.views import begin_views, open_views, preset_of
 
 K400 = find_preset("k400")
@@ -175,6 +175,27 @@ def test_probe_fit_score_and_predict_look_at_all_views(made, videos, run, tmp_pa
     assert "failed: run/broken.mp4 (open)" in err
     for row, other in zip(json.loads(out), of_views, strict=True):
         assert row == {**other, "probability": pytest.approx(other["probability"], abs=1e-4)}
+
+
+def test_tokens_of_views_are_stored_or_computed_alike(made, encoder, videos, tmp_path):
+    options = {"encoder": encoder, "workers": 1, "tokens": True}
+    list(run_views([videos], tmp_path / "views", K400, **options))
+    views, plain = open_views(tmp_path / "views"), open_views(made)
+    assert stores_tokens(views)
+    assert not stores_tokens(plain)
+    rows = with_stored_tokens(views, all_rows(views))
+    (tmp_path / "computed").mkdir()
+    computed, skipped = with_tokens(plain, all_rows(plain), encoder, tmp_path / "computed")
+    assert skipped == []
+    keys = [
+        [*zip(*(one.clips[name].to_pylist() for name in ("view", "clip_id")), strict=True)] for one in (rows, computed)
+    ]
+    assert sorted(keys[0]) == sorted(keys[1])
+    place = {key: row for row, key in enumerate(keys[1])}
+    assert rows.tokens.shape == (120, encoder.tokens, encoder.width)
+    np.testing.assert_allclose(
+        np.asarray(rows.tokens), np.asarray(computed.tokens[[place[key] for key in keys[0]]]), atol=2e-3
+    )
 
 
 def test_extract_makes_views_and_goes_on_with_them(checkpoint, videos, run, tmp_path):

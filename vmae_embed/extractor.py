@@ -15,7 +15,16 @@ from vmae_embed.decode import check_decoder
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError, one_line
 from vmae_embed.library import LABEL_COLUMNS, STORED, Held, Library, LibraryConfig
-from vmae_embed.pipeline import SLOTS, EncoderRecipe, Progress, decoding_processes, run_on_devices, run_units
+from vmae_embed.pipeline import (
+    SLOTS,
+    EncoderRecipe,
+    Progress,
+    TokenRoom,
+    decoding_processes,
+    run_on_devices,
+    run_units,
+    token_room,
+)
 from vmae_embed.plan import Plan, make_plan, unit_name
 from vmae_embed.presets import Preset
 from vmae_embed.sampling import Sampling
@@ -131,9 +140,11 @@ def run(
     video_memory: int | None = DEFAULT_VIDEO_MEMORY,
     stored: str | None = None,
     with_labels: bool | None = None,
+    tokens: bool | None = None,
     prune: bool = False,
     retry_failed: bool = False,
     observe: Observer | None = None,
+    announce: Callable[[TokenRoom], None] | None = None,
 ) -> Summary:
     """Do what `extract` does, and say what was done.
 
@@ -156,9 +167,12 @@ def run(
             made, else ``float32``.
         with_labels: store what the checkpoint's classifier makes of each clip, as columns ``label`` and
             ``label_probability``; None: as the library was made, else not.
+        tokens: store all tokens of each clip beside its embedding, as float16; None: as the library was
+            made, else not.
         prune: remove videos that no source lists any more.
         retry_failed: try failed videos again.
         observe: called with the plan and with each progress.
+        announce: called with what tokens will take on disk, where any are stored and before anything is decoded.
 
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
@@ -170,6 +184,7 @@ def run(
         exact_pixels = before.exact_pixels if exact_pixels is None else exact_pixels
         stored = stored or before.stored
         with_labels = before.classifier is not None if with_labels is None else with_labels
+        tokens = before.tokens is not None if tokens is None else tokens
     sampling = sampling or Sampling(frames=encoder.frames)
     exact_pixels, stored = bool(exact_pixels), stored or "float32"
     classifier = encoder.classifier().sha256 if with_labels else None
@@ -181,7 +196,10 @@ def run(
     listing = list_videos(sources, glob=glob)
     if classifier is not None and (clash := sorted(LABEL_COLUMNS.keys() & listing.columns.keys())):
         raise UsageError(f"column {clash[0]!r}: --with-labels stores a column of that name; rename yours")
-    with Library.writing(library, _describe_run(encoder, sampling, stored, exact_pixels, classifier)) as opened:
+    wanted = _describe_run(encoder, sampling, stored, exact_pixels, classifier, tokens=bool(tokens))
+    if wanted.tokens is not None:
+        _check_room(Path(library), wanted, listing, retry_failed, announce)
+    with Library.writing(library, wanted) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()
         plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
@@ -325,6 +343,29 @@ def check_limits(video_timeout_s: float | None, video_memory: int | None) -> Non
         raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, {least}")
 
 
+def _check_room(
+    folder: Path,
+    wanted: LibraryConfig,
+    listing: Listing,
+    retry_failed: bool,
+    announce: Callable[[TokenRoom], None] | None,
+) -> None:
+    """See that tokens will fit on the disk; a refusal leaves things as they were."""
+    held: Mapping[str, Held] = {}
+    if os.path.exists(folder / "library.json"):
+        before = Library.open(folder)
+        before.check_continuable(wanted)
+        held = before.held()
+    plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
+    if plan.units:
+        assert wanted.tokens is not None
+        assert wanted.sampling is not None
+        room = token_room(plan, wanted.sampling, (wanted.tokens, wanted.encoder["width"]), folder)
+        if announce is not None:
+            announce(room)
+        room.check(folder)
+
+
 def _count(summary: Summary, progress: Progress, plan: Plan, observe: Observer | None) -> None:
     summary.add(progress)
     if observe is not None:
@@ -337,7 +378,7 @@ def _count_known_failures(listing: Listing, held: Mapping[str, Held], plan: Plan
 
 
 def _describe_run(
-    encoder: Encoder, sampling: Sampling, stored: str, exact_pixels: bool, classifier: str | None
+    encoder: Encoder, sampling: Sampling, stored: str, exact_pixels: bool, classifier: str | None, *, tokens: bool
 ) -> LibraryConfig:
     return LibraryConfig(
         encoder=encoder.identity,
@@ -347,5 +388,6 @@ def _describe_run(
         columns={} if classifier is None else LABEL_COLUMNS,
         exact_pixels=exact_pixels,
         classifier=classifier,
+        tokens=encoder.tokens if tokens else None,
         versions={name: metadata.version(name) for name in _VERSIONED},
     )

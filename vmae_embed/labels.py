@@ -165,7 +165,7 @@ def check_carried(carried: Collection[str], column: str) -> None:
     """
     if column not in carried:
         has = f"carries {', '.join(carried)}" if carried else "carries no columns of a manifest"
-        raise UsageError(f"column {column!r}: the library {has}; name one of its columns, or give a file of labels")
+        raise UsageError(f"column {column!r}: the library {has}; name one of its columns, or give --labels FILE")
 
 
 def _side(path: Path, value: str) -> str:

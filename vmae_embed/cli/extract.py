@@ -84,8 +84,10 @@ _run_options = combine(
     ),
     click.option(
         "--store",
-        type=click.Choice(("float32", "float16")),
-        help=f"Type of the embeddings on disk. {_AS_BEFORE.format('float32')}",
+        type=click.Choice(("float32", "float16", "tokens")),
+        multiple=True,
+        help="Type of the embeddings on disk; tokens keeps all tokens of each clip as well, for attentive probes: "
+        f"megabytes a clip. Give it again for both. {_AS_BEFORE.format('float32, no tokens')}",
     ),
     click.option(
         "--with-labels",
@@ -133,7 +135,7 @@ def extract(
     workers: int | str,
     video_timeout: float | None,
     video_memory: float,
-    store: str | None,
+    store: tuple[str, ...],
     with_labels: bool,
     prune: bool,
     retry_failed: bool,
@@ -159,6 +161,9 @@ def extract(
         if source != "-":
             check_source(source)
 
+    types = set(store) - {"tokens"}
+    if len(types) > 1:
+        raise UsageError("--store float16 and float32 contradict each other: give one of them")
     memory = _parse_memory(video_memory)
     check_limits(video_timeout, memory)
     chosen = _parse_devices(devices) if devices is not None else []
@@ -189,11 +194,13 @@ def extract(
         "workers": workers if isinstance(workers, int) else None,
         "video_timeout_s": video_timeout,
         "video_memory": memory,
-        "stored": store,
+        "stored": next(iter(types), None),
+        "tokens": "tokens" in store or None,
         "with_labels": with_labels or None,
         "prune": prune,
         "retry_failed": retry_failed,
         "observe": bar,
+        "announce": lambda room: say(str(room)),
     }
     code = 0
     try:

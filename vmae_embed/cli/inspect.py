@@ -31,6 +31,10 @@ def info(library: str, output_format: str) -> None:
     failures = Counter(failure.stage for failure in opened.failures())
     hours = float(sum(rows["end_s"].to_numpy() - rows["start_s"].to_numpy())) / 3600
     indexed = describe(Index(opened, opened.index_path)) if Index.is_current(opened) else "none, or behind the clips"
+    tokens = None
+    if opened.token_shape is not None:
+        shape, clip_bytes = opened.token_shape, 2 * opened.token_shape[0] * opened.token_shape[1]
+        tokens = f"{shape[0]:,} x {shape[1]:,} x float16, {len(rows) * clip_bytes / 1e9:.3f} GB"
     facts = {
         "clips": len(rows),
         "hours of clips": round(hours, 3),
@@ -46,6 +50,7 @@ def info(library: str, output_format: str) -> None:
         "precision": config.encoder["precision"],
         "pixels": None if config.imported else "exact" if config.exact_pixels else "fast",
         "embedding": f"{config.encoder['width']} x {config.stored}",
+        "tokens": tokens,
         "sampling": config.sampling and str(config.sampling),
         "carried columns": dict(config.columns),
         "labels": None if config.classifier is None else f"of classifier {config.classifier[:12]}",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vmae_embed.cli import EXIT_SOME_FAILED
 from vmae_embed.cli.options import device_option, format_option, is_library
 from vmae_embed.cli.output import ProgressBar, say, write_rows
+from vmae_embed.cli.tokens import features_for
 from vmae_embed.errors import UsageError
+
+if TYPE_CHECKING:
+    from vmae_embed.views import Views
 
 
 @click.command()
@@ -39,18 +44,23 @@ def predict(
     from vmae_embed.encoder import Encoder
     from vmae_embed.presets import find_preset
     from vmae_embed.probes import load_probe
-    from vmae_embed.probing import predictions
+    from vmae_embed.probing import all_rows, predictions
     from vmae_embed.sources import check_source
     from vmae_embed.views import open_views
 
     saved = load_probe(probe_folder)
     columns = ["video_id", *(["start_s", "end_s"] if per_clip else ["clips"]), "label", "probability"]
+
+    def write(views: Views) -> None:
+        with features_for([saved.kind], views, all_rows(views), device=device) as rows:
+            write_rows(predictions(saved, rows, count=count, per_clip=per_clip), output_format, columns)
+
     if any(is_library(source) for source in sources):
         if len(sources) > 1:
             raise UsageError("a library is named by itself: give one library, or videos")
         views = open_views(sources[0])
         saved.check(views.libraries[0])
-        write_rows(predictions(saved, views, count=count, per_clip=per_clip), output_format, columns)
+        write(views)
         return 0
     for source in sources:
         check_source(source)
@@ -67,11 +77,13 @@ def predict(
                 sampling=saved.config.sampling,
                 preset=preset,
                 exact_pixels=saved.config.exact_pixels,
+                tokens=saved.probe.reads == "tokens",
                 observe=bar,
+                announce=lambda room: say(str(room)),
             )
         finally:
             bar.close()
-        write_rows(predictions(saved, views, count=count, per_clip=per_clip), output_format, columns)
+        write(views)
     for failure in failures:
         say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
     return EXIT_SOME_FAILED if failures else 0

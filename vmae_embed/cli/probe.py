@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import click
 
 from vmae_embed.cli.options import combine, device_option, views_argument
 from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
+from vmae_embed.cli.tokens import features_for
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page, write_page
 
@@ -93,8 +92,8 @@ def probe() -> None:
     "kinds",
     type=click.Choice(_KINDS),
     multiple=True,
-    help="Which; give it again for more. attentive decodes and encodes the videos again, for their tokens. "
-    "[default: linear and knn]",
+    help="Which; give it again for more. attentive reads tokens: where the library stores none, it decodes and "
+    "encodes the videos again. [default: linear and knn]",
 )
 @click.option("--folds", type=int, default=5, metavar="N", help="Folds, where the labels have no column split.")
 @click.option(
@@ -145,7 +144,7 @@ def evaluate(
         views = open_views(name)
         rows = _read(views, labels, label, group)
         options["grouped_by"] = _grouping(views, group)
-        with _with_features(views, rows, kinds, settings["device"]) as features, StageProgress() as progress:
+        with features_for(kinds, views, rows, device=settings["device"]) as features, StageProgress() as progress:
             evaluations.append(evaluate_probes(views, features, makers, **options, observe=progress))
     compared = differences(*evaluations, seed=seed) if compare else {}
     result = to_dict(evaluations[0])
@@ -200,7 +199,7 @@ def fit(
     fitted = _maker(kind, **settings)()
     views = open_views(library)
     rows = _read(views, labels, label, group)
-    with _with_features(views, rows, [kind], settings["device"]) as features:
+    with features_for([kind], views, rows, device=settings["device"]) as features:
         clips = fit_probe(fitted, features)
     about = {"library": str(views.path), "clips": clips, "label": label, "group": _grouping(views, group)}
     about["preset"] = views.preset and views.preset.name
@@ -237,7 +236,7 @@ def score(
     saved, views = load_probe(probe_folder), open_views(library)
     saved.check(views.libraries[0])
     rows = _read(views, labels, label, group)
-    with _with_features(views, rows, [saved.kind], device) as features:
+    with features_for([saved.kind], views, rows, device=device) as features:
         result = score_probe(saved, features)
     tell_unmatched(result.unknown, "labels are none that the probe knows: it is wrong about all of their clips")
     if output_format == "json":
@@ -247,26 +246,6 @@ def score(
     _print_head()
     for unit, found in result.figures.items():
         _print_line("kept", unit.removeprefix("by_") + "s", found)
-
-
-@contextlib.contextmanager
-def _with_features(views: Views, rows: Rows, kinds: Sequence[str], device: str | None) -> Iterator[Rows]:
-    """Give rows what probes of these kinds read: for those that attend, tokens in a temporary file."""
-    if _ATTENTIVE not in kinds:
-        yield rows
-        return
-    from vmae_embed.encoder import Encoder
-    from vmae_embed.probing import bytes_of_tokens, with_tokens
-
-    encoder = Encoder.from_identity(views.config.encoder, device=device)
-    size = bytes_of_tokens(rows, encoder)
-    clips = count_of(len(rows.truth), "clip")
-    with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
-        say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
-        with StageProgress() as progress:
-            found, skipped = with_tokens(views.libraries[0], rows, encoder, Path(folder), observe=progress)
-        tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
-        yield found
 
 
 def _maker(

@@ -54,12 +54,17 @@ class VideoTransformer(nn.Module):
         if weights:
             raise CheckpointError(f"{checkpoint.name}: weights of no known use: {', '.join(sorted(weights)[:3])}")
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """``(B, T, H, W, 3)`` uint8 to ``(B, D)`` float32."""
-        pooled: torch.Tensor = self.tokens(frames, count=1 if self.first_token_only else None).mean(1)
+    def forward(self, frames: torch.Tensor, with_tokens: bool = False) -> torch.Tensor:
+        """``(B, T, H, W, 3)`` uint8 to ``(B, D)`` float32.
+
+        With tokens, to ``(B, 1 + N, D)``: the same embedding, then the tokens.
+        """
+        pooled_tokens = 1 if self.first_token_only else None
+        tokens = self.tokens(frames, count=None if with_tokens else pooled_tokens)
+        pooled = tokens[:, :pooled_tokens].mean(1)
         if self.pooled_norm is not None:
             pooled = self.pooled_norm(pooled)
-        return pooled
+        return torch.cat([pooled[:, None], tokens], dim=1) if with_tokens else pooled
 
     def tokens(self, frames: torch.Tensor, count: int | None = None) -> torch.Tensor:
         """``(B, T, H, W, 3)`` uint8 to the last layer's first ``count`` tokens, ``(B, N, D)`` float32; None for all.

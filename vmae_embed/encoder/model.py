@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,20 +246,22 @@ class Encoder:
         """Return memory for one batch, ``(batch_size, T, H, W, 3)``: on CUDA it is pinned, and copied from fastest."""
         return self._link.empty((self.batch_size, self.frames, *self.preprocessing.crop, 3))
 
-    def submit(self, frames: NDArray[np.uint8]) -> Pending:
+    def submit(self, frames: NDArray[np.uint8], *, with_tokens: bool = False) -> Pending:
         """Begin to embed a batch; on CUDA this returns before it is done.
 
         Args:
             frames: ``(B, T, H, W, 3)`` uint8, as for `encode_cropped`. Leave them alone until the
                 result has been asked for.
+            with_tokens: give what `encode_tokens` gives, too, of the same forward pass.
 
         Returns:
-            What gives the embeddings when asked.
+            What gives the embeddings when asked; with tokens ``(B, 1 + N, D)``, the embeddings first.
         """
         import torch
 
+        run = partial(self._run, with_tokens=True) if with_tokens else self._run
         with torch.inference_mode():
-            embeddings, self.batch_size = run_in_parts(self._run, frames, self.batch_size)
+            embeddings, self.batch_size = run_in_parts(run, frames, self.batch_size)
             return self._link.download(embeddings, frames)
 
     def find_batch_size(self) -> int:
@@ -277,8 +280,8 @@ class Encoder:
             self.batch_size = find_batch_size(rate)
         return self.batch_size
 
-    def _run(self, clips: NDArray[np.uint8], size: int) -> torch.Tensor:
-        """One forward pass of up to ``size`` clips, compiled while that works."""
+    def _run(self, clips: NDArray[np.uint8], size: int, **options: bool) -> torch.Tensor:
+        """One forward pass of up to ``size`` clips, compiled while that works; options are the network's."""
         import torch
 
         frames = self._link.upload(clips)
@@ -286,7 +289,7 @@ class Encoder:
             # One shape compiles once; clips do not see each other, so what fills it up changes nothing.
             padding = frames.new_zeros(size - len(frames), *frames.shape[1:])
             try:
-                embeddings: torch.Tensor = self._compiled(torch.cat([frames, padding]))[: len(frames)]
+                embeddings: torch.Tensor = self._compiled(torch.cat([frames, padding]), **options)[: len(frames)]
                 return embeddings
             except Exception as error:  # compilers raise anything at all: none there, an old one, no disk
                 if isinstance(error, RuntimeError) and is_out_of_memory(error):
@@ -295,8 +298,8 @@ class Encoder:
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"torch.compile does not work here; going on without it ({reason})", stacklevel=2)
         if self.device.type == "cpu" and len(frames) > 1:
-            return run_on_cores(self._network, frames, self._threads)
-        embeddings = self._network(frames)
+            return run_on_cores(partial(self._network, **options), frames, self._threads)
+        embeddings = self._network(frames, **options)
         return embeddings  # noqa: RET504 (mypy sees Any in what a module returns)
 
     def _crop(self, clip: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:

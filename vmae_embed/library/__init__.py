@@ -11,6 +11,7 @@ from vmae_embed.library.files import (
 )
 from vmae_embed.library.shards import LABEL_COLUMNS, RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
+from vmae_embed.library.tokens import Tokens, TokenSpool
 from vmae_embed.library.verify import verify
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Held",
     "Library",
     "LibraryConfig",
+    "TokenSpool",
+    "Tokens",
     "clip_rows",
     "exclusive",
     "remove_leftovers",

@@ -31,6 +31,7 @@ class LibraryConfig:
         versions: of the packages that made it.
         exact_pixels: whether frames were converted whole before they were resized.
         classifier: SHA-256 of the one that labelled the clips; None where none did.
+        tokens: N, stored beside each embedding; None where none are.
         runs: what the latest runs did, the last of them last; see `vmae_embed.summary`.
     """
 
@@ -42,6 +43,7 @@ class LibraryConfig:
     versions: Mapping[str, str]
     exact_pixels: bool = False
     classifier: str | None = None
+    tokens: int | None = None
     runs: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -61,6 +63,7 @@ class LibraryConfig:
             "versions": dict(self.versions),
             "exact_pixels": self.exact_pixels,
             "classifier": self.classifier,
+            "tokens": self.tokens,
             "runs": [dict(run) for run in self.runs],
         }
         return (json.dumps(fields, indent=2) + "\n").encode()
@@ -83,6 +86,7 @@ class LibraryConfig:
             versions=fields["versions"],
             exact_pixels=bool(fields.get("exact_pixels", True)),  # early versions knew nothing else
             classifier=fields.get("classifier"),
+            tokens=fields.get("tokens"),
             runs=tuple(fields.get("runs", ())),
         )
         missing = [key for key in _COMPARABLE if key not in config.encoder]
@@ -97,6 +101,8 @@ class LibraryConfig:
             not isinstance(config.classifier, str) or not LABEL_COLUMNS.items() <= config.columns.items()
         ):
             raise ValueError("a classifier without a hash, or without the columns of its labels")
+        if config.tokens is not None and (imported or type(config.tokens) is not int or config.tokens < 1):
+            raise ValueError("tokens that are no number, or of imported vectors")
         if not all(isinstance(run, dict) for run in config.runs):
             raise ValueError("runs that are none")
         return config
@@ -134,6 +140,7 @@ class LibraryConfig:
             "stored type (--store)": (self.stored, config.stored),
             "pixels (--exact-pixels, --fast-pixels)": (_pixels(self), _pixels(config)),
             "labels (--with-labels)": (_labels(self), _labels(config)),
+            "tokens (--store tokens)": (_tokens(self), _tokens(config)),
         }
         for what, (before, now) in wanted.items():
             if before != now:
@@ -149,6 +156,10 @@ def _pixels(config: LibraryConfig) -> str:
 
 def _labels(config: LibraryConfig) -> str:
     return "none" if config.classifier is None else f"of classifier {config.classifier[:12]}"
+
+
+def _tokens(config: LibraryConfig) -> str:
+    return "none" if config.tokens is None else f"{config.tokens:,} a clip"
 
 
 def _is_imported(encoder: Mapping[str, Any]) -> bool:

@@ -31,18 +31,31 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
+            sync_file(file)
+        put_in_place(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # it may be why the file could not be written
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise LibraryError(
-            f"{path}: cannot be written ({error.strerror or error}); what was committed before stays whole"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> LibraryError:
+    """Say in a line that a file could not be written."""
+    return LibraryError(f"{path}: cannot be written ({error.strerror or error}); what was committed before stays whole")
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Make what was written to a file survive a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file, written and synced, its name."""
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def sync_directory(folder: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -187,11 +186,6 @@ def with_listed_values(clips: pa.Table, videos: Mapping[str, Video], columns: Co
         place = clips.schema.get_field_index(name)
         clips = clips.set_column(place, clips.schema.field(place), pa.array(values, clips.schema.field(place).type))
     return clips
-
-
-def without_videos(table: pa.Table, video_ids: Collection[str]) -> pa.Table:
-    """Leave out the rows of some videos."""
-    return table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(sorted(video_ids), pa.string()))))
 
 
 def count_rows(path: Path) -> int:

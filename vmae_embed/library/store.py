@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import LibraryError, UsageError
 from vmae_embed.library.config import LibraryConfig
-from vmae_embed.library.files import exclusive, remove_leftovers, require_own_place, sync_directory, write_atomically
+from vmae_embed.library.files import exclusive, remove_leftovers, require_own_place, write_atomically
 from vmae_embed.library.shards import (
     FAILURE_SCHEMA,
     RESERVED,
     clip_schema,
     count_rows,
     failure_rows,
-    is_outdated,
     read_shard,
     to_matrix,
-    with_listed_values,
-    without_videos,
     write_shard,
 )
+from vmae_embed.library.tokens import Tokens, TokenSpool
+from vmae_embed.library.units import clear_orphans, list_anew, remove_from_unit, token_files
 from vmae_embed.preprocess import Preprocessing
 from vmae_embed.records import Failure, Video
 
@@ -154,6 +153,16 @@ class Library:
         """``(B, D)`` float32, a row for each row of `table`."""
         return to_matrix(self.table(["embedding"])["embedding"], self.width)
 
+    def tokens(self) -> Tokens:
+        """``(B, N, D)`` float16, a row for each row of `table`; read from disk as they are asked for.
+
+        Raises:
+            LibraryError: the library stores none, or a shard cannot be read.
+        """
+        if self.token_shape is None:
+            raise LibraryError(f"{self.path}: stores no tokens; extract with --store tokens into another directory")
+        return Tokens(list(token_files(self.path, self.units()).items()), self.token_shape)
+
     def column(self, name: str) -> list[Any]:
         """One column as a list, a value for each row of `table`."""
         values: list[Any] = self.table([name])[name].to_pylist()
@@ -229,6 +238,11 @@ class Library:
         return int(self.config.encoder["width"])
 
     @property
+    def token_shape(self) -> tuple[int, int] | None:
+        """(N, D) of a clip's tokens; None where the library stores none."""
+        return None if self.config.tokens is None else (self.config.tokens, self.width)
+
+    @property
     def schema(self) -> pa.Schema:
         """Of its clip rows."""
         return clip_schema(self.width, self.config.stored, self.config.columns)
@@ -246,6 +260,10 @@ class Library:
     def _failures(self) -> Path:
         return self.path / "failures"
 
+    @property
+    def _tokens(self) -> Path:
+        return self.path / "tokens"
+
     # Changing it, under `lock` -------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -257,21 +275,28 @@ class Library:
             LibraryError: the directory cannot be read.
         """
         with exclusive(self.path, "another run is writing to it"):
-            for folder in (self.path, self._clips, self._failures):
-                remove_leftovers(folder)
-            complete = set(self.units())
-            for path in self._failures.glob("[!.]*.parquet"):
-                if path.stem not in complete:
-                    path.unlink()
-            yield
+            clear_orphans(self.path, self.units())
+            try:
+                yield
+            finally:
+                remove_leftovers(self._tokens)  # of units that were not completed
 
-    def write_unit(self, unit: str, clips: pa.Table, failures: list[Failure]) -> None:
+    def write_unit(
+        self,
+        unit: str,
+        clips: pa.Table,
+        failures: list[Failure],
+        tokens: TokenSpool | None = None,
+        kept: Sequence[int] = (),
+    ) -> None:
         """Commit a unit. It is complete when, and only when, its clips shard is in place.
 
         Args:
             unit: its name.
             clips: rows in the library's schema; none, if every video of it failed.
             failures: its failed videos.
+            tokens: from `spool_tokens`, where the library stores them.
+            kept: places in there of the clips' tokens, in order.
 
         Raises:
             LibraryError: an embedding is not finite, the disk is full, or the directory cannot be written to.
@@ -285,29 +310,24 @@ class Library:
             )
         if failures:
             write_shard(self._failures / f"{unit}.parquet", failure_rows(failures))
+        if tokens is not None:
+            assert len(kept) == clips.num_rows
+            tokens.commit(kept)
         write_shard(self._clips / f"{unit}.parquet", clips)
 
+    def spool_tokens(self, unit: str) -> TokenSpool | None:
+        """Where a unit's tokens go while its clips are encoded; None where the library stores none."""
+        return None if self.token_shape is None else TokenSpool(self._tokens, unit, self.token_shape)
+
     def remove_videos(self, video_ids: Collection[str]) -> None:
-        """Drop videos, rewriting the units that hold them."""
+        """Drop videos, rewriting the units that hold them.
+
+        Raises:
+            LibraryError: a unit's file cannot be read or written.
+        """
         held = self.held()
         for unit in sorted({held[video_id].unit for video_id in video_ids if video_id in held}):
-            clips_path, failures_path = (folder / f"{unit}.parquet" for folder in (self._clips, self._failures))
-            # Checked: rewriting a damaged page would give it a checksum that fits.
-            clips = without_videos(read_shard(clips_path, check=True), video_ids)
-            failures = (
-                without_videos(read_shard(failures_path, check=True), video_ids) if failures_path.exists() else None
-            )
-            if not clips.num_rows and (failures is None or not failures.num_rows):
-                # Without its clips shard the unit is gone; a kill here leaves an orphan for `lock` to clear.
-                clips_path.unlink()
-                sync_directory(self._clips)
-                failures_path.unlink(missing_ok=True)
-                continue
-            write_shard(clips_path, clips)
-            if failures is not None and failures.num_rows:
-                write_shard(failures_path, failures)
-            else:
-                failures_path.unlink(missing_ok=True)
+            remove_from_unit(self.path, unit, video_ids, self.token_shape)
 
     def update_videos(self, videos: Collection[Video], columns: Collection[str]) -> int:
         """Give held clips the paths and carried values that their videos are listed with now.
@@ -320,24 +340,7 @@ class Library:
             How many videos' rows were rewritten.
         """
         listed = {video.id: video for video in videos}
-        wanted = {"video_id", "path", "fingerprint", *columns}
-        schema = pa.schema([field for field in self.schema if field.name in wanted])
-        changed = 0
-        for unit in self.units():
-            path = self._clips / f"{unit}.parquet"
-            table = read_shard(path, schema, optional=columns, check=True)
-            stale = {
-                row["video_id"]
-                for row in table.group_by(table.column_names).aggregate([]).to_pylist()
-                if row["video_id"] in listed and is_outdated(row, listed[row["video_id"]], columns)
-            }
-            if stale:
-                clips = pa.concat_tables(
-                    [self.schema.empty_table(), read_shard(path, check=True)], promote_options="default"
-                )
-                write_shard(path, with_listed_values(clips, {name: listed[name] for name in stale}, columns))
-                changed += len(stale)
-        return changed
+        return sum(list_anew(self._clips / f"{unit}.parquet", listed, self.schema, columns) for unit in self.units())
 
     def carry_columns(self, columns: Mapping[str, str]) -> None:
         """Make room for a manifest's columns.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,6 +11,7 @@ from vmae_embed.errors import LibraryError
 from vmae_embed.library.files import TEMPORARY_SUFFIX
 from vmae_embed.library.shards import CLIP_COLUMNS, FAILURE_SCHEMA, misfits, read_shard, to_matrix
 from vmae_embed.library.store import Library
+from vmae_embed.library.tokens import blocks_of_tokens, token_file
 from vmae_embed.records import clip_id
 
 
@@ -21,6 +24,7 @@ def verify(library: Library) -> list[str]:
     problems: list[str] = []
     clip_units: dict[str, str] = {}
     video_units: dict[str, str] = {}
+    counts: dict[str, int] = {}
     for unit in library.units():
         name = f"clips/{unit}.parquet"
         try:
@@ -28,6 +32,8 @@ def verify(library: Library) -> list[str]:
         except LibraryError as error:
             problems.append(str(error))
             continue
+        counts[unit] = table.num_rows
+        problems += _check_tokens(library, unit, table.num_rows)
         if wrong := misfits(table.schema, library.schema, optional=library.config.columns):
             problems += [f"{name}: {problem}" for problem in wrong]
             continue
@@ -61,7 +67,7 @@ def verify(library: Library) -> list[str]:
         for video in sorted(videos) if not library.config.imported else ():
             if (other := video_units.setdefault(video, name)) != name:
                 problems.append(f"{name}: video {video} is in {other} too")
-    return problems + _check_strays(library)
+    return problems + _check_strays(library, counts)
 
 
 def _check_rows(library: Library, table: pa.Table, name: str) -> list[str]:
@@ -85,16 +91,34 @@ def _check_rows(library: Library, table: pa.Table, name: str) -> list[str]:
     return problems
 
 
-def _check_strays(library: Library) -> list[str]:
+def _check_tokens(library: Library, unit: str, clips: int) -> list[str]:
+    if library.token_shape is None or not clips:
+        return []
+    path = token_file(library.path / "tokens", unit, clips)
+    try:
+        blocks = blocks_of_tokens(path, (clips, *library.token_shape))
+        broken = sum(int((~np.isfinite(block).all(axis=(1, 2))).sum()) for block in blocks)
+    except LibraryError as error:
+        return [str(error)]
+    return [f"tokens/{path.name}: tokens of {broken} clips are not finite"] if broken else []
+
+
+def _check_strays(library: Library, counts: Mapping[str, int]) -> list[str]:
+    """What lies in the library's folders and is no part of it; counts are clips of the units that can be read."""
     problems = []
     verb = "import" if library.config.imported else "extract"
     complete = set(library.units())
-    for folder in ("clips", "failures"):
+    suffixes = {"clips": ".parquet", "failures": ".parquet", "tokens": None if library.token_shape is None else ".npy"}
+    for folder, suffix in suffixes.items():
         for path in sorted((library.path / folder).glob("*")):
+            name = f"{folder}/{path.name}"
+            unit, _, clips = path.stem.rpartition("-")
             if path.name.endswith(TEMPORARY_SUFFIX):
-                problems.append(f"{folder}/{path.name}: left by a killed run; the next {verb} clears it")
-            elif path.suffix != ".parquet" or path.name.startswith("."):
-                problems.append(f"{folder}/{path.name}: no part of a library")
+                problems.append(f"{name}: left by a killed run; the next {verb} clears it")
+            elif path.suffix != suffix or path.name.startswith("."):
+                problems.append(f"{name}: no part of a library")
             elif folder == "failures" and path.stem not in complete:
-                problems.append(f"{folder}/{path.name}: its unit is not complete; the next {verb} clears it")
+                problems.append(f"{name}: its unit is not complete; the next {verb} clears it")
+            elif folder == "tokens" and (unit not in complete or str(counts.get(unit, clips)) != clips):
+                problems.append(f"{name}: no complete unit has these clips; the next {verb} clears it")
     return problems

@@ -2,6 +2,7 @@
 
 from vmae_embed.pipeline.devices import EncoderRecipe, run_on_devices
 from vmae_embed.pipeline.progress import Progress, StageTimes
+from vmae_embed.pipeline.room import TokenRoom, token_room
 from vmae_embed.pipeline.run import SLOTS, ClipEncoder, run_units
 from vmae_embed.pipeline.sizing import decoding_processes
 
@@ -11,7 +12,9 @@ __all__ = [
     "EncoderRecipe",
     "Progress",
     "StageTimes",
+    "TokenRoom",
     "decoding_processes",
     "run_on_devices",
     "run_units",
+    "token_room",
 ]

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Pending(Protocol):
     """Embeddings on their way."""
 
     def result(self) -> NDArray[np.float32]:
-        """``(B, D)`` float32."""
+        """``(B, D)`` float32; with tokens ``(B, 1 + N, D)``."""
         ...
 
 
@@ -63,8 +64,11 @@ class ClipEncoder(Protocol):
         """Memory for ``(batch_size, T, H, W, 3)`` uint8."""
         ...
 
-    def submit(self, frames: NDArray[np.uint8]) -> Pending:
-        """Begin with ``(B, T, H, W, 3)`` uint8, which stay as they are until the result is there."""
+    def submit(self, frames: NDArray[np.uint8], *, with_tokens: bool = ...) -> Pending:
+        """Begin with ``(B, T, H, W, 3)`` uint8, which stay as they are until the result is there.
+
+        Tokens are asked for only where the library stores them.
+        """
         ...
 
     def classifier(self) -> Classifier:
@@ -117,6 +121,7 @@ class _Stages:
         self, units: Iterable[Unit], encoder: ClipEncoder, library: Library, pool: DecodePool, workers: int
     ) -> None:
         self._units, self._encoder, self._library, self._pool = units, encoder, library, pool
+        self._submit = encoder.submit if library.token_shape is None else partial(encoder.submit, with_tokens=True)
         self._classifier = encoder.classifier() if library.config.classifier is not None else None
         # Each unit in flight may hold a batch that is not full: with fewer, all might wait for each other.
         buffers = workers + SPARE_BATCHES
@@ -159,7 +164,9 @@ class _Stages:
     def _feed(self) -> None:
         filling: dict[str, UnitRows] = {}
         for event in self._pool.decode((unit.name, unit.videos) for unit in self._units):
-            unit = filling.get(event.unit) or filling.setdefault(event.unit, UnitRows(event.unit))
+            if event.unit not in filling:
+                filling[event.unit] = UnitRows(event.unit, self._library.spool_tokens(event.unit))
+            unit = filling[event.unit]
             self._take(unit, event)
             if isinstance(event, UnitDone):
                 last = unit.close_batch()
@@ -217,7 +224,7 @@ class _Stages:
             taken = time.monotonic()
             # With one batch submitted before the last is waited for, the device never waits for us.
             clips = len(batch.owners) if batch is not None else 0
-            pending = self._encoder.submit(batch.frames[:clips]) if batch is not None and clips else None
+            pending = self._submit(batch.frames[:clips]) if batch is not None and clips else None
             times = StageTimes(starved_s=taken - begun, encode_s=time.monotonic() - taken)
             self._said.put(Progress(times=times))
             if ahead is not None:
@@ -231,11 +238,10 @@ class _Stages:
         times = StageTimes()
         if pending is not None:
             begun = time.monotonic()
-            embeddings = pending.result()
-            times = StageTimes(encode_s=time.monotonic() - begun)
-            # A clip of a video that failed or was begun anew goes to rows that nobody keeps.
-            for rows, embedding in zip(batch.owners, embeddings, strict=True):
-                rows.embeddings.append(embedding)
+            encoded = pending.result()
+            taken = time.monotonic()
+            batch.unit.take(batch.owners, encoded)
+            times = StageTimes(encode_s=taken - begun, write_s=time.monotonic() - taken)
             self._free.put(batch.frames)
         self._said.put(Progress(embedded=len(batch.owners), bytes=batch.bytes, times=times))
         if batch.is_last:

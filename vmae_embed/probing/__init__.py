@@ -4,9 +4,9 @@ from vmae_embed.probing.measures import MEASURES, Difference, Judged, compare, m
 from vmae_embed.probing.page import write_probe_page
 from vmae_embed.probing.predictions import predictions
 from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, fit_probe, splits_of
-from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, labelled_rows, labelled_views
+from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, all_rows, labelled_rows, labelled_views
 from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
-from vmae_embed.probing.tokens import bytes_of_tokens, with_tokens
+from vmae_embed.probing.tokens import bytes_of_tokens, stores_tokens, with_stored_tokens, with_tokens
 
 __all__ = [
     "FOLDERS",
@@ -21,6 +21,7 @@ __all__ = [
     "Score",
     "Split",
     "Unmatched",
+    "all_rows",
     "ask",
     "bytes_of_tokens",
     "compare",
@@ -36,7 +37,9 @@ __all__ = [
     "predictions",
     "score_probe",
     "splits_of",
+    "stores_tokens",
     "to_dict",
+    "with_stored_tokens",
     "with_tokens",
     "write_probe_page",
 ]

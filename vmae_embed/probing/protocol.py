@@ -133,7 +133,7 @@ def ask(
             observe("fitting probes", number, len(plan))
         truth = [rows.truth[row] for row in split.train]
         probe = make()
-        features = getattr(rows, probe.reads)
+        features = getattr(rows, probe.reads)  # tokens stay on disk: of them, what is indexed is not yet read
         probe.fit(features[split.train], truth, [rows.groups[row] for row in split.train])
         probabilities = np.zeros((len(split.test), len(classes)))
         known = [place[label] for label in probe.classes_.tolist()]

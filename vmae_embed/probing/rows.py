@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
 from vmae_embed.labels import Label, Matched, carried_labels, check_carried, read_labels
-from vmae_embed.library import Library
+from vmae_embed.library import Library, Tokens
 from vmae_embed.views import Views
 
 FOLDERS = "folders"
+_DESCRIBED = ("clip_id", "video_id", "path", "start_s", "end_s", "fingerprint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Rows:
         sides: ``train``, ``val`` or ``test`` for each row; None where nobody said.
         clips: B rows of ``clip_id``, ``video_id``, ``path``, ``start_s``, ``end_s`` and ``fingerprint``; of several
             views, also ``view``, from 0.
-        tokens: ``(B, N, D)`` float16; None until `vmae_embed.probing.with_tokens` has computed them.
+        tokens: ``(B, N, D)`` float16, which stay on disk; None until `vmae_embed.probing.with_tokens` gives them.
     """
 
     embeddings: NDArray[np.float32]
@@ -39,7 +40,7 @@ class Rows:
     groups: list[str]
     sides: list[str] | None
     clips: pa.Table
-    tokens: NDArray[np.float16] | None = None
+    tokens: Tokens | None = None
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of them."""
@@ -81,31 +82,46 @@ def labelled_views(
     Videos that not every view holds are left out. Where no group is named and the preset knows what
     was cut from one recording by files' names, recordings are the groups.
     """
-    if views.preset is None:
-        return labelled_rows(views.libraries[0], source, label=label, group=group)
     found = [labelled_rows(library, source, label=label, group=group) for library in views.libraries]
-    everywhere = views.whole_videos()
-    anywhere = {video for rows, _ in found for video in rows.clips["video_id"].to_pylist()}
+    rows, partial = _join(views, [rows for rows, _ in found])
+    if group is None and views.preset is not None and views.preset.recording is not None:
+        paths = rows.clips["path"].to_pylist()
+        rows = replace(rows, groups=[_recording(views.preset.recording, path) for path in paths])
+    return rows, replace(found[0][1], partial=partial)
+
+
+def all_rows(views: Views) -> Rows:
+    """Read all clips, with empty labels, but for those of videos that not every view holds."""
     parts = []
-    for number, (rows, _) in enumerate(found):
+    for library in views.libraries:
+        clips = library.table(list(_DESCRIBED))
+        names = clips["video_id"].to_pylist()
+        parts.append(Rows(library.embeddings(), [""] * len(names), names, None, clips))
+    return _join(views, parts)[0]
+
+
+def _join(views: Views, parts: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
+    """Rows of several views one after the other, and the videos that not all of them hold: these are left out."""
+    if len(parts) == 1:
+        return parts[0], ()
+    everywhere = views.whole_videos()
+    anywhere = {video for rows in parts for video in rows.clips["video_id"].to_pylist()}
+    kept = []
+    for number, rows in enumerate(parts):
         videos = rows.clips["video_id"].to_pylist()
-        kept = rows.take(np.flatnonzero([video in everywhere for video in videos]))
-        view = pa.array(np.full(len(kept.truth), number))
-        parts.append(replace(kept, clips=kept.clips.append_column("view", view)))
-    if not everywhere:
-        raise ProbeError(f"{views.path}: no labelled video is in every view; run extract again")
+        rows = rows.take(np.flatnonzero([video in everywhere for video in videos]))
+        view = pa.array(np.full(len(rows.truth), number))
+        kept.append(replace(rows, clips=rows.clips.append_column("view", view)))
     joined = Rows(
-        np.concatenate([rows.embeddings for rows in parts]),
-        [value for rows in parts for value in rows.truth],
-        [value for rows in parts for value in rows.groups],
-        [value for rows in parts for value in rows.sides or ()] or None,
-        pa.concat_tables(rows.clips for rows in parts),
+        np.concatenate([rows.embeddings for rows in kept]),
+        [value for rows in kept for value in rows.truth],
+        [value for rows in kept for value in rows.groups],
+        [value for rows in kept for value in rows.sides or ()] or None,
+        pa.concat_tables(rows.clips for rows in kept),
     )
-    if group is None and views.preset.recording is not None:
-        paths = joined.clips["path"].to_pylist()
-        joined = replace(joined, groups=[_recording(views.preset.recording, path) for path in paths])
-    unmatched = replace(found[0][1], partial=tuple(sorted(anywhere - everywhere)))
-    return joined, unmatched
+    if not len(joined.truth):
+        raise ProbeError(f"{views.path}: no video is in every view; run extract again")
+    return joined, tuple(sorted(anywhere - everywhere))
 
 
 def _recording(pattern: str, path: str) -> str:
@@ -130,8 +146,7 @@ def labelled_rows(
         UsageError: there is no such file or column, or it contradicts itself.
         ProbeError: no clip has a label, or clips of one video are in two groups or on two sides.
     """
-    described = ["clip_id", "video_id", "path", "start_s", "end_s", "fingerprint"]
-    table = library.table([*described, *library.config.columns])
+    table = library.table([*_DESCRIBED, *library.config.columns])
     if source in (FOLDERS, None):
         if group is not None:
             check_carried(library.config.columns, group)
@@ -156,7 +171,7 @@ def labelled_rows(
         truth=[value for value in matched.labels if value is not None],
         groups=[matched.groups[row] for row in rows],
         sides=[side or "train" for side in sides] if sides else None,
-        clips=table.select(described).take(pa.array(rows)),
+        clips=table.select(_DESCRIBED).take(pa.array(rows)),
     )
     _check_videos(chosen)
     return chosen, Unmatched(matched.unmatched_keys, matched.unlabelled_videos)

@@ -1,0 +1,37 @@
+"""What probes read of clips, for the verbs that use probes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
+
+if TYPE_CHECKING:
+    from vmae_embed.probing import Rows
+    from vmae_embed.views import Views
+
+
+@contextlib.contextmanager
+def features_for(kinds: Sequence[str], views: Views, rows: Rows, *, device: str | None) -> Iterator[Rows]:
+    """Give rows what probes of these kinds read: attentive ones read tokens, of the library or of a temporary file."""
+    if "attentive" not in kinds:
+        yield rows
+        return
+    from vmae_embed.encoder import Encoder
+    from vmae_embed.probing import bytes_of_tokens, stores_tokens, with_stored_tokens, with_tokens
+
+    if stores_tokens(views):
+        yield with_stored_tokens(views, rows)
+        return
+    encoder = Encoder.from_identity(views.config.encoder, device=device)
+    size, clips = bytes_of_tokens(rows, encoder), count_of(len(rows.truth), "clip")
+    with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
+        say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
+        with StageProgress() as progress:
+            found, skipped = with_tokens(views, rows, encoder, Path(folder), observe=progress)
+        tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
+        yield found
