@@ -30,18 +30,32 @@ def identity(width: int = 16, **changes):
     return {**fields, **changes}
 
 
-def make_library(folder: Path, vectors: np.ndarray, *, clips_a_video: int = 4, stored: str = "float32") -> Library:
-    """A library whose i-th row has the i-th vector; touching clips of two seconds."""
-    config = LibraryConfig(identity(vectors.shape[1]), Sampling(), PREPROCESSING, stored, {}, {})
+def make_library(
+    folder: Path,
+    vectors: np.ndarray,
+    *,
+    clips_a_video: int = 4,
+    stored: str = "float32",
+    tokens: np.ndarray | None = None,
+) -> Library:
+    """A library whose i-th row has the i-th vector, and the i-th tokens; touching clips of two seconds."""
+    count = None if tokens is None else tokens.shape[1]
+    config = LibraryConfig(identity(vectors.shape[1]), Sampling(), PREPROCESSING, stored, {}, {}, tokens=count)
     library = Library.create(folder, config)
-    add_clips(library, vectors, clips_a_video=clips_a_video)
+    add_clips(library, vectors, clips_a_video=clips_a_video, tokens=tokens)
     return library
 
 
 def add_clips(
-    library: Library, vectors: np.ndarray, *, clips_a_video: int = 4, prefix: str = "v", first_unit: int = 0
+    library: Library,
+    vectors: np.ndarray,
+    *,
+    clips_a_video: int = 4,
+    prefix: str = "v",
+    first_unit: int = 0,
+    tokens: np.ndarray | None = None,
 ) -> None:
-    """Write units whose clips have these vectors, in order."""
+    """Write units whose clips have these vectors and tokens, in order."""
     videos_a_unit = 200
     step = clips_a_video * videos_a_unit
     for number, start in enumerate(range(0, len(vectors), step), first_unit):
@@ -52,7 +66,10 @@ def add_clips(
             spans = [ClipSpan(2.0 * i, 2.0 * i + 2, ()) for i in range(len(block))]
             timeline = Timeline(np.zeros(1), 2.0 * len(block), 30, 64, 48, "h264")
             tables.append(clip_rows(Video(name, f"/videos/{name}", 1, 1), timeline, spans, block, library.schema))
-        library.write_unit(f"{number:016x}", pa.concat_tables(tables), [])
+        spool, kept = library.spool_tokens(f"{number:016x}"), range(0)
+        if spool is not None:
+            kept, _ = spool.append(tokens[start : start + step])
+        library.write_unit(f"{number:016x}", pa.concat_tables(tables), [], spool, kept)
 
 
 def clustered(count: int, width: int, *, clusters: int = 50, spread: float = 0.3, seed: int = 0) -> np.ndarray:

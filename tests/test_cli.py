@@ -251,6 +251,38 @@ def test_predict_tells_what_failed(made, run, tmp_path):
     assert_one_line(err, "a library is named by itself")
 
 
+def test_stored_tokens_give_the_attentive_probe_what_it_would_compute(made, run, tmp_path, monkeypatch):
+    lib = tmp_path / "lib"
+    sources = ("extract", made / "videos", "-o", lib, "--model", made / "checkpoint", "--dtype", "float32")
+    code, _, err = run(*sources, "--store", "float16", "--store", "tokens")
+    assert code == 3
+    assert "tokens: 0.00 MB a clip; about 20 clips, 0.00 GB; " in err.splitlines()[0]  # broken.mp4 might have two
+    assert "tokens: " not in run(*sources)[2]  # nothing to add; and it goes on with them
+    facts = json.loads(run("info", lib, "--format", "json")[1])
+    assert facts["embedding"] == "48 x float16"
+    assert facts["tokens"] == "32 x 48 x float16, 0.000 GB"
+    assert json.loads(run("info", made / "lib", "--format", "json")[1])["tokens"] is None
+    assert run("verify", lib)[0] == 0
+    plain = tmp_path / "plain"
+    assert run(*("extract", made / "videos", "-o", plain, *sources[4:]), "--store", "float16")[0] == 3
+    options = ("--labels", made / "labels.csv", "--folds", 2, "--probe", "attentive", "--format", "json")
+    code, computed, err = run("probe", "evaluate", plain, *options)
+    assert code == 0
+    assert "computing 32 tokens of 18 clips" in err
+
+    def refuse(*_, **__):
+        pytest.fail("an encoder was loaded, or a video decoded")
+
+    monkeypatch.setattr("vmae_embed.encoder.Encoder.from_identity", refuse)
+    monkeypatch.setattr("vmae_embed.probing.tokens.replay", refuse)
+    code, stored, err = run("probe", "evaluate", lib, *options)
+    assert (code, err) == (0, "")
+    ours, theirs = (json.loads(text)["results"][0] for text in (stored, computed))
+    for measure in ("top1", "macro_f1", "ece"):  # the last one changes with every probability
+        assert ours["by_clip"][measure] == pytest.approx(theirs["by_clip"][measure], rel=1e-3)
+    assert ours["fits"] == theirs["fits"]
+
+
 def test_a_probe_is_kept_judged_and_asked(made, run, tmp_path):
     labels = ("--labels", made / "labels.csv")
     code, out, _ = run("probe", "fit", made / "lib", *labels, "-o", tmp_path / "probe", "--l2", 1)
@@ -329,6 +361,9 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "evaluate", 
         (["extract", "{videos}", "-o", "{new}", "--decoder", "vlc"], ["'vlc' is not one of"]),
         (["extract", "{videos}", "-o", "{new}", "--devices", "cpu,warp", "--model", "{ck}"], ["device='warp'"]),
         (["extract", "{videos}", "-o", "{new}", "--devices", "", "--model", "{ck}"], ["--devices ''", "0,1"]),
+        (["extract", "{videos}", "-o", "{new}", "--store", "pixels"], ["'pixels' is not one of"]),
+        (["extract", "{videos}", "-o", "{new}", "--store", "float16", "--store", "float32"], ["contradict each other"]),
+        (["extract", "{videos}", "-o", "{lib}", "--store", "tokens", "--model", "{ck}"], ["--store tokens", "'none'"]),
         (["extract", "{videos}", "-o", "{new}", "--workers", "0"], ["'0': give a whole number from 1 on, or auto"]),
         (["extract", "{videos}", "-o", "{new}", "--workers", "two"], ["'two': give a whole number from 1 on, or auto"]),
         (["extract", "{videos}", "-o", "{new}", "--batch-size", "-1"], ["'-1': give a whole number"]),

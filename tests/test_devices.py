@@ -10,6 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.checkpoints import save_checkpoint
@@ -70,6 +71,15 @@ def test_two_devices_give_the_rows_of_one(videos, encoder, tmp_path):
     assert verify(both.library) == []
     assert both.times.encode_s > 0
     assert run([videos], tmp_path / "two", encoder=encoder, devices=["cpu", "cpu"]).held == 7
+
+
+def test_two_devices_store_the_tokens_of_one(videos, encoder, tmp_path):
+    alone = run([videos], tmp_path / "one", encoder=encoder, workers=1, tokens=True).library
+    both = run([videos], tmp_path / "two", encoder=encoder, devices=["cpu", "cpu"], workers=2, tokens=True).library
+    assert verify(both) == []
+    assert both.table().equals(alone.table())
+    assert both.tokens().shape == (12, encoder.tokens, encoder.width)
+    assert np.array_equal(np.asarray(both.tokens()), np.asarray(alone.tokens()))
 
 
 @needs_proc

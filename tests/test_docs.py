@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.libraries import clustered, make_library
@@ -19,14 +20,14 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 @pytest.mark.filterwarnings("default")  # pandas' and duckdb's own
 def test_format_md_reads_a_library_without_this_package(tmp_path, monkeypatch, capsys, number):
     vectors = clustered(60, 16)
-    Index.build(make_library(tmp_path / "LIB", vectors))
+    Index.build(make_library(tmp_path / "LIB", vectors, tokens=np.ones((60, 5, 16))))
     monkeypatch.chdir(tmp_path)
     code = blocks("docs/format.md")
-    assert len(code) == 3
+    assert len(code) == 4
     assert "vmae_embed" not in code[number]
     exec(code[number], {})
     out = capsys.readouterr().out

@@ -8,20 +8,24 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+import torch
 
 import vmae_embed as ve
 from tests.checkpoints import save_checkpoint
 from tests.conftest import SHARED
-from tests.test_pipeline import FlatEncoder, ReadingEncoder
+from tests.test_pipeline import FlatEncoder, ReadingEncoder, TokenEncoder, assert_tokens_are_of_their_clips
 from tests.test_workers import MISBEHAVE, inject
 from tests.videos import garbage, truncate, write_video
+from vmae_embed import extractor
 from vmae_embed.errors import IdentityMismatch, LibraryLocked, SourceError, UsageError
 from vmae_embed.extractor import extract, load_encoder, run
 from vmae_embed.library import Library, verify
+from vmae_embed.plan import _cut
 from vmae_embed.sampling import TOLERANCE_S, Sampling
 
 # Name, how it is written, its size as shown, and where its clips start.
@@ -213,6 +217,98 @@ def test_a_manifests_own_label_is_not_mixed_with_ours(videos, encoder, tmp_path)
     assert not (tmp_path / "lib").exists()
 
 
+# With tokens -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_tokens(videos, encoder, tmp_path_factory):
+    lib = tmp_path_factory.mktemp("tokens") / "lib"
+    return run([videos], lib, encoder=encoder, workers=1, tokens=True, exact_pixels=True).library
+
+
+def test_tokens_change_no_bit_of_the_embeddings(extracted, videos, encoder, tmp_path):
+    library = run([videos], tmp_path / "lib", encoder=encoder, workers=2, tokens=True).library
+    assert library.table().equals(extracted.library.table())
+    assert library.config.tokens == encoder.tokens
+    assert verify(library) == []
+
+
+def test_tokens_are_transformers_own_of_the_frames_that_the_span_names(with_tokens, videos, encoder):
+    from transformers import VideoMAEForVideoClassification, VideoMAEImageProcessorPil
+
+    library = Library.open(with_tokens.path)
+    checkpoint = encoder.identity["checkpoint"]
+    model = VideoMAEForVideoClassification.from_pretrained(checkpoint).eval().videomae
+    processor = VideoMAEImageProcessorPil.from_pretrained(checkpoint)
+    stored = np.asarray(library.tokens(), np.float32)
+    assert stored.shape == (len(library), encoder.tokens, encoder.width)
+    for name in ("a.mp4", "b/hevc.mp4", "d e/vfr.mkv"):
+        times, pictures = shown(videos / name)
+        for row, clip in enumerate(library.table(["video_id", "start_s"]).to_pylist()):
+            if clip["video_id"] != name:
+                continue
+            indices = np.searchsorted(times, clip["start_s"] + np.arange(16) / 7.5 + TOLERANCE_S, side="right") - 1
+            frames = [pictures[min(i, len(pictures) - 1)] for i in indices]
+            with torch.no_grad():
+                expected = model(processor(frames, return_tensors="pt")["pixel_values"]).last_hidden_state[0].numpy()
+            assert np.abs(stored[row] - expected).max() < 1e-3 * np.abs(expected).max(), name
+
+
+def test_a_library_goes_on_with_tokens(videos, encoder, tmp_path):
+    lib = tmp_path / "lib"
+    run([videos / "a.mp4"], lib, encoder=encoder, workers=1, tokens=True)
+    library = run([videos / "a.mp4", videos / "b" / "short.mp4"], lib, encoder=encoder, workers=1).library
+    assert (len(library), len(library.tokens())) == (3, 3)
+    assert verify(library) == []
+    refused = r"tokens \(--store tokens\) '\d+ a clip', this run asks for 'none'; give the same options, or another"
+    with pytest.raises(IdentityMismatch, match=refused):
+        run([videos / "a.mp4"], lib, encoder=encoder, tokens=False)
+
+
+def test_tokens_cannot_come_to_a_library_without(extracted, videos, encoder):
+    announced = []
+    with pytest.raises(IdentityMismatch, match=r"tokens \(--store tokens\) 'none', this run asks for '\d+ a clip'"):
+        run([videos], extracted.library.path, encoder=encoder, tokens=True, announce=announced.append)
+    assert not announced
+
+
+def test_room_is_told_before_anything_is_decoded_and_counts_what_is_left(videos, encoder, tmp_path):
+    told = []
+    some = [videos / "a.mp4", videos / "b" / "hevc.mp4", videos / "c" / "portrait.mp4"]
+    for sources in (some[:1], some, some):
+        options = {"announce": told.append, "observe": lambda *_: told.append("progress")}
+        run(sources, tmp_path / "lib", encoder=encoder, workers=1, tokens=True, **options)
+    first, *_, second = (one for one in told if one != "progress")
+    assert told[0] is first
+    assert told.count("progress") > 0
+    assert first.clip_bytes == second.clip_bytes == encoder.tokens * encoder.width * 2
+    assert (first.clips, second.clips, first.bytes) == (2, 2, 2 * first.clip_bytes)
+    assert sum(one != "progress" for one in told) == 2  # the third run has nothing to add
+
+
+def test_a_disk_without_room_is_refused_and_nothing_is_made(videos, encoder, tmp_path, monkeypatch):
+    def free(path):
+        assert Path(path).is_dir()
+        return SimpleNamespace(free=10_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    message = (
+        r"/new/lib: tokens of about \d+ clips take 0\.00 GB, its disk has 0\.00 GB free; give another disk, "
+        r"fewer clips \(--clips-per-video, --hop\) or a smaller model$"
+    )
+    announced = []
+    with pytest.raises(UsageError, match=message):
+        run([videos], tmp_path / "new" / "lib", encoder=encoder, tokens=True, announce=announced.append)
+    assert len(announced) == 1
+    assert not (tmp_path / "new").exists()
+    assert run([videos / "a.mp4"], tmp_path / "lib", encoder=encoder, tokens=True).clips == 2
+    before = Library.open(tmp_path / "lib").state()
+    with pytest.raises(UsageError, match="its disk has"):
+        run([videos], tmp_path / "lib", encoder=encoder)
+    assert Library.open(tmp_path / "lib").state() == before
+    assert run([videos / "a.mp4"], tmp_path / "lib", encoder=encoder).held == 1  # nothing to add
+
+
 def test_python_goes_on_as_a_library_was_made(videos, encoder, tmp_path):
     """Where nothing is said: its checkpoint, precision and pooling, its sampling, its pixels, its type on disk."""
     checkpoint, lib = encoder.identity["checkpoint"], tmp_path / "lib"
@@ -310,6 +406,35 @@ def test_a_changed_video_replaces_its_rows(case, numbered):
     summary = case.run()
     assert (case.embedded, summary.videos, summary.held) == (1, 1, 2)
     assert case.rows() == [("0.mp4", 0), ("1.mp4", 500), ("2.mp4", 200)]
+
+
+def test_tokens_follow_what_changes_comes_and_goes(case, numbered, monkeypatch):
+    """Two videos a unit: what becomes of one leaves the other's tokens where its clips are."""
+    case.add("3.mp4", "4.mp4")
+
+    def bring_up_to_date(**options):
+        encoder = TokenEncoder()
+        run([case.folder], case.lib, encoder=encoder, workers=1, **options)
+        assert_tokens_are_of_their_clips(Library.open(case.lib), frames=24)
+        return sum(encoder.batches), [row for _, row in case.rows()]
+
+    make_plan = extractor.make_plan
+
+    def in_pairs(*arguments, **options):
+        plan = make_plan(*arguments, **options)
+        plan.units = _cut([video for unit in plan.units for video in unit.videos], most_videos=2)
+        return plan
+
+    monkeypatch.setattr(extractor, "make_plan", in_pairs)
+    assert bring_up_to_date(tokens=True) == (5, [0, 100, 200, 300, 400])
+    assert len(list(case.lib.glob("tokens/*-2.npy"))) == 2
+    shutil.copy(numbered / "5.mp4", case.folder / "1.mp4")
+    assert bring_up_to_date() == (1, [0, 500, 200, 300, 400])
+    (case.folder / "2.mp4").unlink()
+    garbage(case.folder / "4.mp4")
+    assert bring_up_to_date(prune=True) == (0, [0, 500, 300])
+    case.add("2.mp4", "4.mp4")
+    assert bring_up_to_date() == (2, [0, 500, 200, 300, 400])
 
 
 def test_a_video_that_was_merely_touched_is_extracted_anew(case):

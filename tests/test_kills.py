@@ -17,6 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.checkpoints import save_checkpoint
@@ -180,7 +181,8 @@ def contents(lib):
     library = Library.open(lib)
     files = sorted(str(path.relative_to(lib)) for path in Path(lib).rglob("*"))
     failures = sorted((f.video_id, f.stage, f.reason, f.fingerprint) for f in library.failures())
-    return files, failures, library.table()
+    tokens = None if library.config.tokens is None else np.asarray(library.tokens()).tobytes()
+    return files, failures, tokens, library.table()
 
 
 def assert_same(lib, expected):
@@ -198,7 +200,7 @@ def undisturbed(driver, videos, tmp_path_factory):
     seconds = time.monotonic() - begun
     assert code == 3, said
     expected = contents(lib)
-    assert len(expected[2]) == 12 * 5
+    assert len(expected[3]) == 12 * 5
     assert [failure[:2] for failure in expected[1]] == [("05_bad.mp4", "open"), ("07_killed.mp4", "worker")]
     assert verify(Library.open(lib)) == []
     return expected, seconds
@@ -208,6 +210,40 @@ def test_undisturbed_runs_are_equal_to_the_bit(driver, videos, undisturbed, tmp_
     assert driver.run(videos, tmp_path / "lib", "--workers", "3")[0] == 3
     assert_same(tmp_path / "lib", undisturbed[0])
     driver.assert_no_workers()
+
+
+TOKENS = 8 * 2 * 2  # of a clip: 16 frames of 32 pixels in tubelets of 2 and patches of 16
+
+
+@pytest.fixture(scope="module")
+def undisturbed_with_tokens(driver, videos, undisturbed, tmp_path_factory):
+    lib = tmp_path_factory.mktemp("tokens") / "lib"
+    assert driver.run(videos, lib, "--store", "tokens")[0] == 3
+    expected = contents(lib)
+    assert len(expected[2]) == 60 * TOKENS * 48 * 2
+    assert expected[3] == undisturbed[0][3]
+    return expected
+
+
+def test_killed_or_interrupted_with_tokens(driver, videos, undisturbed, undisturbed_with_tokens, tmp_path):
+    """What a killed run had spooled is cleared; what it had committed has its tokens."""
+    moments, lib = random.Random(3), tmp_path / "lib"
+    ended = set()
+    for signum in (signal.SIGKILL, signal.SIGINT) * 4:
+        pid = driver.start(videos, lib, "--store", "tokens")
+        time.sleep(moments.uniform(0.1, 0.7 * undisturbed[1]))
+        os.killpg(pid, signum)
+        ended.add(driver.wait(pid))
+        driver.assert_no_workers()
+        if signum == signal.SIGINT and (lib / "library.json").exists():
+            assert verify(Library.open(lib)) == []
+        if moments.random() < 0.4:
+            assert driver.run(videos, lib, "--store", "tokens")[0] == 3
+            assert_same(lib, undisturbed_with_tokens)
+            shutil.rmtree(lib)
+    assert {-signal.SIGKILL, 130} <= ended
+    assert driver.run(videos, lib, "--store", "tokens")[0] == 3
+    assert_same(lib, undisturbed_with_tokens)
 
 
 def test_killed_at_any_moment(driver, videos, undisturbed, tmp_path):
@@ -231,13 +267,14 @@ def test_killed_at_any_moment(driver, videos, undisturbed, tmp_path):
     driver.assert_no_workers()
 
 
-def test_killed_at_any_step_of_bringing_a_library_up_to_date(driver, videos, tmp_path):
+@pytest.mark.parametrize("stored", [(), ("--store", "tokens")], ids=["embeddings", "tokens"])
+def test_killed_at_any_step_of_bringing_a_library_up_to_date(driver, videos, tmp_path, stored):
     """A video changed, one is new, one has gone, and failures are tried again: every kind of write."""
     folder, old, lib = tmp_path / "videos", tmp_path / "old", tmp_path / "lib"
     folder.mkdir()
     for name in ("00.mp4", "01.mp4", "02.mp4", "05_bad.mp4"):
         shutil.copy2(videos / name, folder)
-    assert driver.run(folder, old)[0] == 3
+    assert driver.run(folder, old, *stored)[0] == 3
     shutil.copy(videos / "09.mp4", folder / "00.mp4")
     shutil.copy(videos / "10.mp4", folder / "03.mp4")
     (folder / "02.mp4").unlink()
@@ -247,7 +284,7 @@ def test_killed_at_any_step_of_bringing_a_library_up_to_date(driver, videos, tmp
     code, said = driver.run(folder, lib, *options, die_at=(-1, str(lib)))
     assert code == 3
     expected = contents(lib)
-    assert sorted(set(expected[2]["video_id"].to_pylist())) == ["00.mp4", "01.mp4", "03.mp4"]
+    assert sorted(set(expected[3]["video_id"].to_pylist())) == ["00.mp4", "01.mp4", "03.mp4"]
     steps = int(said[-1].removeprefix("steps: "))
     assert steps > 20
     for step in random.Random(1).sample(range(steps), 8):

@@ -365,16 +365,9 @@ def test_an_error_of_the_disk_is_one_line(library, monkeypatch):
 def labelled(tmp_path):
     """24 videos of four clips; one token of a clip says its video's class."""
     rng = np.random.default_rng(0)
-    made = make_library(tmp_path / "labelled", rng.normal(size=(96, 16)).astype(np.float32))
-    config = json.loads((made.path / "library.json").read_text())
-    (made.path / "library.json").write_text(json.dumps({**config, "tokens": 6}))
-    library = Library.open(made.path)
-    (unit,) = library.units()
     tokens = rng.normal(size=(96, 6, 16)).astype(np.float16)
     tokens[np.arange(96), rng.integers(0, 6, 96), np.arange(96) // 4 % 3] += 8
-    spool = library.spool_tokens(unit)
-    spool.append(tokens)
-    spool.commit(range(96))
+    library = make_library(tmp_path / "labelled", rng.normal(size=(96, 16)).astype(np.float32), tokens=tokens)
     lines = [f"v{i:05}.mp4,{'abc'[i % 3]}" for i in range(20)]  # the last four have no label
     (tmp_path / "labels.csv").write_text("video_id,label\n" + "\n".join(reversed(lines)) + "\n")
     return library, tokens
