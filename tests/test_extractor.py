@@ -21,9 +21,8 @@ from tests.conftest import SHARED
 from tests.test_pipeline import FlatEncoder, ReadingEncoder, TokenEncoder, assert_tokens_are_of_their_clips
 from tests.test_workers import MISBEHAVE, inject
 from tests.videos import garbage, truncate, write_video
-from vmae_embed import extractor
 from vmae_embed.errors import IdentityMismatch, LibraryLocked, SourceError, UsageError
-from vmae_embed.extractor import extract, load_encoder, run
+from vmae_embed.extractor import extract, extraction, load_encoder, run
 from vmae_embed.library import Library, verify
 from vmae_embed.plan import _cut
 from vmae_embed.sampling import TOLERANCE_S, Sampling
@@ -418,14 +417,14 @@ def test_tokens_follow_what_changes_comes_and_goes(case, numbered, monkeypatch):
         assert_tokens_are_of_their_clips(Library.open(case.lib), frames=24)
         return sum(encoder.batches), [row for _, row in case.rows()]
 
-    make_plan = extractor.make_plan
+    make_plan = extraction.make_plan
 
     def in_pairs(*arguments, **options):
         plan = make_plan(*arguments, **options)
         plan.units = _cut([video for unit in plan.units for video in unit.videos], most_videos=2)
         return plan
 
-    monkeypatch.setattr(extractor, "make_plan", in_pairs)
+    monkeypatch.setattr(extraction, "make_plan", in_pairs)
     assert bring_up_to_date(tokens=True) == (5, [0, 100, 200, 300, 400])
     assert len(list(case.lib.glob("tokens/*-2.npy"))) == 2
     shutil.copy(numbered / "5.mp4", case.folder / "1.mp4")

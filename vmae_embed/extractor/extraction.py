@@ -1,20 +1,20 @@
-"""Extraction: videos in, a library out. Resuming, growing and repairing are the same call."""
+"""Videos in, a library out."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from vmae_embed.decode import check_decoder
 from vmae_embed.encoder import Encoder, check_device
 from vmae_embed.errors import LibraryError, UsageError, one_line
-from vmae_embed.library import LABEL_COLUMNS, STORED, Held, Library, LibraryConfig
+from vmae_embed.extractor.checks import DEFAULT_VIDEO_MEMORY, check_options, check_room
+from vmae_embed.extractor.loading import config_of, load_encoder
+from vmae_embed.library import LABEL_COLUMNS, Held, Library, LibraryConfig
 from vmae_embed.pipeline import (
     SLOTS,
     EncoderRecipe,
@@ -23,19 +23,12 @@ from vmae_embed.pipeline import (
     decoding_processes,
     run_on_devices,
     run_units,
-    token_room,
 )
 from vmae_embed.plan import Plan, make_plan, unit_name
-from vmae_embed.presets import Preset
 from vmae_embed.sampling import Sampling
 from vmae_embed.sources import Listing, list_videos
 from vmae_embed.summary import Setup, Summary
-from vmae_embed.views import begin_views
 from vmae_embed.workers import WorkerConfig
-
-# An 8K video takes about 2 GiB; the file that claims 30,000 x 30,000 pixels shall not take the machine.
-DEFAULT_VIDEO_MEMORY = 4 * 2**30
-LEAST_VIDEO_MEMORY = 2**26
 
 _VERSIONED = ("vmae-embed", "transformers", "torch", "av", "decord2", "pyarrow", "numpy", "pillow")
 
@@ -75,54 +68,6 @@ def extract(
         encoder = load_encoder(library, encoder)
     several = [sources] if isinstance(sources, (str, Path)) else list(sources)
     return run(several, library, encoder=encoder, sampling=sampling, **options).library  # type: ignore[arg-type]
-
-
-def load_encoder(
-    library: str | Path,
-    model: str | Path | None = None,
-    *,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    pooling: str | None = None,
-    compile: bool = False,
-) -> Encoder:
-    """Load an encoder to go on with a library as it was made, or to begin one.
-
-    Args:
-        library: directory of the library, which need not exist.
-        model: hub id or directory; None for the library's, else the default.
-        revision: of the hub repository.
-        device: None takes a GPU where there is one.
-        dtype: None for the library's, else what `Encoder.from_pretrained` takes.
-        pooling: None for the library's, else the mean of the tokens.
-        compile: pass it through ``torch.compile``.
-
-    Raises:
-        UsageError, CheckpointError: as `Encoder.from_pretrained` does.
-        LibraryError: the library cannot be read.
-    """
-    before = _config_of(library)
-    return Encoder.from_identity(
-        before.encoder if before else {},
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        pooling=pooling,
-        compile=compile,
-    )
-
-
-def _config_of(library: str | Path) -> LibraryConfig | None:
-    if not os.path.exists(os.path.join(library, "library.json")):
-        return None
-    config = Library.open(library).config
-    if config.imported:
-        raise LibraryError(
-            f"{library} was imported: nobody here knows what made its vectors; extract into another directory"
-        )
-    return config
 
 
 def run(
@@ -177,7 +122,7 @@ def run(
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
-    before = _config_of(library)
+    before = config_of(library)
     if before is not None:
         assert before.sampling is not None  # only imported libraries have none
         sampling = sampling or replace(before.sampling, frames=encoder.frames)
@@ -191,14 +136,14 @@ def run(
     on = [check_device(device) for device in devices] if len(devices) > 1 else [encoder.device]
     for device in on:
         check_decoder(decoder, device=device.index or 0)
-    _check(encoder, sampling, stored, workers, video_timeout_s, video_memory)
+    check_options(encoder, sampling, stored, workers, video_timeout_s, video_memory)
     begun = time.monotonic()
     listing = list_videos(sources, glob=glob)
     if classifier is not None and (clash := sorted(LABEL_COLUMNS.keys() & listing.columns.keys())):
         raise UsageError(f"column {clash[0]!r}: --with-labels stores a column of that name; rename yours")
     wanted = _describe_run(encoder, sampling, stored, exact_pixels, classifier, tokens=bool(tokens))
     if wanted.tokens is not None:
-        _check_room(Path(library), wanted, listing, retry_failed, announce)
+        check_room(Path(library), wanted, listing, retry_failed, announce)
     with Library.writing(library, wanted) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()
@@ -226,33 +171,6 @@ def run(
                 )
                 _extract_units(summary, plan, encoder, list(devices), config, workers, observe)
     return summary
-
-
-def run_views(
-    sources: Sequence[str | Path], folder: str | Path, preset: Preset, *, encoder: Encoder, **options: Any
-) -> Iterator[Summary]:
-    """Do what `run` does for each view of a preset, each into a library of its own.
-
-    Args:
-        sources: files, folders, lists and manifests; no ``-``: they are read once for each view.
-        folder: of the views, to make or to go on with.
-        preset: says how clips are cut and cropped.
-        encoder: loaded.
-        **options: those of `run`, but ``sampling``.
-
-    Yields:
-        What was done, of one view after the other.
-
-    Raises:
-        UsageError, CheckpointError, LibraryError: as `extract` does.
-    """
-    if "-" in sources:
-        raise UsageError("-: standard input cannot be read once for each view; give a list in a file")
-    begin_views(Path(folder), preset)
-    for view in preset.views:
-        sampling = replace(view.sampling, frames=encoder.frames)
-        cropping = encoder.cropping_at(view.crop_at)
-        yield run(sources, Path(folder, view.name), encoder=cropping, sampling=sampling, **options)
 
 
 def _extract_units(
@@ -307,63 +225,6 @@ def _logged(summary: Summary) -> Iterator[None]:
         if summary.videos or summary.setup or summary.pruned or summary.updated:
             with contextlib.suppress(LibraryError) if ended != "done" else contextlib.nullcontext():
                 summary.library.log_run(summary.to_log(ended))
-
-
-def _check(
-    encoder: Encoder,
-    sampling: Sampling,
-    stored: str,
-    workers: int | None,
-    video_timeout_s: float | None,
-    video_memory: int | None,
-) -> None:
-    if sampling.frames != encoder.frames:
-        raise UsageError(f"sampling takes {sampling.frames} frames a clip; this checkpoint takes {encoder.frames}")
-    if stored not in STORED:
-        raise UsageError(f"stored={stored!r}: choose one of {', '.join(STORED)}")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers={workers}: give at least 1")
-    check_limits(video_timeout_s, video_memory)
-
-
-def check_limits(video_timeout_s: float | None, video_memory: int | None) -> None:
-    """Refuse limits that no video could keep.
-
-    Args:
-        video_timeout_s: seconds for decoding one, or None.
-        video_memory: bytes for decoding one, or None.
-
-    Raises:
-        UsageError: one of them is too small.
-    """
-    if video_timeout_s is not None and not video_timeout_s > 0:
-        raise UsageError(f"video-timeout={video_timeout_s:g}: give seconds, above 0")
-    if video_memory is not None and video_memory < LEAST_VIDEO_MEMORY:
-        least = f"at least {LEAST_VIDEO_MEMORY / 2**30:g}, or 0 for no limit"
-        raise UsageError(f"video-memory={video_memory / 2**30:g}: give GiB, {least}")
-
-
-def _check_room(
-    folder: Path,
-    wanted: LibraryConfig,
-    listing: Listing,
-    retry_failed: bool,
-    announce: Callable[[TokenRoom], None] | None,
-) -> None:
-    """See that tokens will fit on the disk; a refusal leaves things as they were."""
-    held: Mapping[str, Held] = {}
-    if os.path.exists(folder / "library.json"):
-        before = Library.open(folder)
-        before.check_continuable(wanted)
-        held = before.held()
-    plan = make_plan(listing.videos, listing.failures, held, retry_failed=retry_failed)
-    if plan.units:
-        assert wanted.tokens is not None
-        assert wanted.sampling is not None
-        room = token_room(plan, wanted.sampling, (wanted.tokens, wanted.encoder["width"]), folder)
-        if announce is not None:
-            announce(room)
-        room.check(folder)
 
 
 def _count(summary: Summary, progress: Progress, plan: Plan, observe: Observer | None) -> None:
