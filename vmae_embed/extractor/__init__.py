@@ -1,6 +1,6 @@
 """Extraction: videos in, a library out. Resuming, growing and repairing are the same call.
 
-`extraction` does it, for a loaded encoder; `views` does it for each view of a preset; `loading` finds the encoder that a
+`extraction` does it, for a loaded encoder; `views` for each view of a preset; `loading` finds the encoder that a
 library was made with; `checks` refuses what cannot be done before anything is.
 """
 
