@@ -227,21 +227,6 @@ class Encoder:
         """
         return self.submit(frames).result()
 
-    def encode_tokens(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give one batch of clips' tokens, which `encode_cropped` would pool.
-
-        Args:
-            frames: ``(B, T, H, W, 3)`` uint8, as for `encode_cropped`.
-
-        Returns:
-            ``(B, N, D)`` float32: N is frames / tubelet size, times the patches of a frame.
-        """
-        import torch
-
-        with torch.inference_mode():
-            found: NDArray[np.float32] = self._network.tokens(self._link.upload(frames)).float().cpu().numpy()
-            return found
-
     def empty_batch(self) -> NDArray[np.uint8]:
         """Return memory for one batch, ``(batch_size, T, H, W, 3)``: on CUDA it is pinned, and copied from fastest."""
         return self._link.empty((self.batch_size, self.frames, *self.preprocessing.crop, 3))
@@ -252,10 +237,11 @@ class Encoder:
         Args:
             frames: ``(B, T, H, W, 3)`` uint8, as for `encode_cropped`. Leave them alone until the
                 result has been asked for.
-            with_tokens: give what `encode_tokens` gives, too, of the same forward pass.
+            with_tokens: give the tokens that are pooled, too, of the same forward pass.
 
         Returns:
-            What gives the embeddings when asked; with tokens ``(B, 1 + N, D)``, the embeddings first.
+            What gives the embeddings when asked; with tokens ``(B, 1 + N, D)``, the embeddings first. N is
+            frames / tubelet size, times the patches of a frame.
         """
         import torch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import LibraryError, ProbeError
@@ -105,6 +106,14 @@ def _compute(
     shape = (len(clips), encoder.tokens, encoder.width)
     computed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     outcomes: dict[str, Skipped | None] = {}
+    batch: dict[int, NDArray[np.uint8]] = {}
+
+    def encode() -> None:
+        if batch:
+            found = encoder.submit(np.stack(list(batch.values())), with_tokens=True).result()
+            computed[list(batch)] = found[:, 1:]
+            batch.clear()
+
     again = replay(
         [clips[row] for row in order], sampling, encoder.preprocessing, exact_pixels=library.config.exact_pixels
     )
@@ -113,8 +122,11 @@ def _compute(
             outcomes[row["clip_id"]] = frames
         else:
             outcomes[row["clip_id"]] = None
-            computed[place[row["clip_id"]]] = encoder.encode_tokens(frames[None])[0]
+            batch[place[row["clip_id"]]] = frames
+            if len(batch) == encoder.batch_size:
+                encode()
         if observe is not None:
             observe("computing tokens", len(outcomes), len(clips))
+    encode()
     computed.flush()
     return Tokens([(path, len(clips))], shape[1:]), [outcomes[clip["clip_id"]] for clip in clips]
