@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.libraries import PREPROCESSING, clustered, identity, make_library
@@ -328,7 +328,6 @@ moments = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(moments, st.sampled_from([0.0, 0.5, 1.0, 3.0]), st.one_of(st.none(), st.integers(1, 8)))
 def test_spans_are_those_of_the_oracle(clips, gap, k):
     clips = [(video, start / 2, (start + length) / 2) for video, start, length in clips]
