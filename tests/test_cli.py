@@ -185,7 +185,7 @@ def test_probe_writes_a_page_and_a_report(made, run, tmp_path):
     code, out, err = run("probe", "evaluate", made / "lib", *options)
     assert code == 0
     assert "linear, 1 a class" in out
-    assert "first less second 0.0000" in out
+    assert f"top-1 over videos, {made / 'lib'} less {made / 'lib'}\nlinear                      0.0000" in out
     report = json.loads((tmp_path / "p.json").read_text())
     assert report["differences"]["linear"]["p"] == 1
     assert (
@@ -288,8 +288,9 @@ def test_a_probe_is_kept_judged_and_asked(made, run, tmp_path):
     code, out, _ = run("probe", "fit", made / "lib", *labels, "-o", tmp_path / "probe", "--l2", 1)
     assert code == 0
     assert "linear probe, l2 1, 2 classes, fitted to 18 clips" in out
-    code, out, _ = run("probe", "score", tmp_path / "probe", made / "lib", *labels, "--format", "json")
+    code, out, err = run("probe", "score", tmp_path / "probe", made / "lib", *labels, "--format", "json")
     assert code == 0
+    assert "the probe was fitted to 6 videos of these: this is no test of it" in err
     assert json.loads(out)["by_clip"]["top1"]["value"] > 0.9
     code, out, _ = run("predict", tmp_path / "probe", made / "lib", "--format", "json")
     assert code == 0
@@ -404,12 +405,12 @@ READERS = [["index"], ["info"], ["verify"], ["failures"], ["probe", "evaluate", 
         (["probe", "evaluate", "{lib}", "--labels", "{missing}.csv"], ["no such file"]),
         (["probe", "evaluate", "{lib}", "--labels", "{file}"], ["not a table"]),
         (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--label", "hue"], ["hue", "path, label, recording"]),
-        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--folds", "1"], ["folds=1"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--folds", "1"], ["'--folds': 1 is not in the range"]),
         (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--folds", "99"], ["99 folds of 6 groups"]),
         (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--l2", "-1"], ["l2"]),
         (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--l2", "1;2"], ["--l2 1;2", "commas"]),
-        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--k", "0"], ["k=[0]", "from 1 on"]),
-        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--few-shot", "0"], ["few_shot=0"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--k", "0"], ["--k 0: give numbers above 0"]),
+        (["probe", "evaluate", "{lib}", "--labels", "{labels}", "--few-shot", "0"], ["'--few-shot': 0 is not in"]),
         (["probe", "evaluate", "{lib}", "--labels", "folders"], ["every labelled clip is 'videos'"]),
         (["probe", "fit", "{lib}", "--labels", "{labels}"], ["Missing option '-o'"]),
         (["probe", "fit", "{lib}", "--labels", "{labels}", "-o", "{garbage}"], ["not empty, and no probe"]),

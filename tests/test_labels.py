@@ -58,7 +58,7 @@ def test_repeated_rows_are_fine_and_paths_are_normalised(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\na,cat\n", r"needs a column clip_id, video_id, path; has id, label$"),
+        ("id,label\na,cat\n", r"needs one of the columns clip_id, video_id, path; has id, label$"),
         ("path,kind\na,cat\n", r"needs one column 'label'; has path, kind$"),
         ("path,label,label\na,cat,dog\n", r"needs one column 'label'; has path, label, label$"),
         ("path,label\na,cat\n", r"needs one column 'g'; has path, label$"),

@@ -112,6 +112,16 @@ def test_a_given_split_is_kept(library, tmp_path):
         evaluate_probes(library, rows, OF_EMBEDDINGS)
 
 
+def test_a_given_split_parts_no_group(library, tmp_path):
+    lines = [f"v{i:05}.mp4,{'abc'[i % 3]},{'test' if i % 4 == 0 else 'train'},g{i // 3}" for i in range(24)]
+    (tmp_path / "split.csv").write_text("video_id,label,split,group\n" + "\n".join(lines) + "\n")
+    rows, _ = labelled_rows(library, str(tmp_path / "split.csv"))
+    evaluate_probes(library, rows, OF_EMBEDDINGS)
+    rows, _ = labelled_rows(library, str(tmp_path / "split.csv"), group="group")
+    with pytest.raises(ProbeError, match="group 'g0' and 5 more is on both sides of the given split"):
+        evaluate_probes(library, rows, OF_EMBEDDINGS)
+
+
 def test_a_video_is_never_parted(library, tmp_path):
     ids = library.column("clip_id")
     for column, values in (("group", ["x", "y"]), ("split", ["train", "test"])):
@@ -271,9 +281,10 @@ def test_a_kept_probe_is_the_same_probe(library, tmp_path, kind):
     rows, _ = labelled_rows(library, str(tmp_path / "labels.csv"))
     rows = replace(rows, tokens=tokens_of(rows.embeddings))
     probe = PROBES[kind]()
-    assert fit_probe(probe, rows) == 96
+    assert fit_probe(probe, rows).tolist() == list(range(96))
     features = getattr(rows, probe.reads)
-    save_probe(tmp_path / "probe", probe, library.config, fitted_to={"clips": 96})
+    videos = [("v00000.mp4", "9-9"), ("elsewhere.mp4", "1-1"), ("gone.mp4", "")]
+    save_probe(tmp_path / "probe", probe, library.config, fitted_to={"clips": 96}, videos=videos)
     assert sorted(path.name for path in (tmp_path / "probe").iterdir()) == ["probe.json", "probe.safetensors"]
     saved = load_probe(tmp_path / "probe")
     saved.check(library)
@@ -282,6 +293,8 @@ def test_a_kept_probe_is_the_same_probe(library, tmp_path, kind):
     np.testing.assert_array_equal(saved.probe.predict_proba(features), probe.predict_proba(features))
     assert saved.probe.validation_ == probe.validation_
     assert saved.fitted_to == {"clips": 96}
+    # One by its name, one by its file, and one by neither, whatever its clips.
+    assert saved.seen(["v00000.mp4", "v00000.mp4", "b.mp4", "c.mp4"], ["2-2", "2-2", "1-1", ""]) == 2
     with pytest.raises(UsageError, match="exists; give another name, or --overwrite"):
         save_probe(tmp_path / "probe", probe, library.config, fitted_to={})
     save_probe(tmp_path / "probe", probe, library.config, fitted_to={}, overwrite=True)

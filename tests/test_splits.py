@@ -227,3 +227,7 @@ def test_few_of_each_are_of_as_many_groups_as_there_are() -> None:
     assert any(few_of_each(labels, groups, 3, seed=s).tolist() != drawn.tolist() for s in range(1, 9))
     with pytest.raises(ProbeError, match="few_shot=0"):
         few_of_each(labels, groups, 0)
+    most = max(labels.count(label) for label in labels)
+    few_of_each(labels, groups, most)
+    with pytest.raises(ProbeError, match=f"no class has more than {most} clips"):
+        few_of_each(labels, groups, most + 1)

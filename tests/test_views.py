@@ -165,8 +165,9 @@ def test_probe_fit_score_and_predict_look_at_all_views(made, videos, run, tmp_pa
     code, out, _ = run("probe", "score", tmp_path / "probe", made, "--labels", "folders", "--format", "json")
     assert code == 0
     assert json.loads(out)["by_video"]["top1"]["value"] > 0.9
-    code, out, _ = run("predict", tmp_path / "probe", made, "--format", "json")
-    assert code == 0
+    code, out, err = run("predict", tmp_path / "probe", made, "--format", "json")
+    assert (code, err) == (0, "")
+    assert "fitted to views of k400" in run("predict", tmp_path / "probe", made / "1-centre")[2]
     of_views = json.loads(out)
     assert [row["clips"] for row in of_views] == [15] * 8
     # Videos are looked at as the probe's were; one that fails is told, and the others are named.
@@ -210,6 +211,18 @@ def test_extract_makes_views_and_goes_on_with_them(checkpoint, videos, run, tmp_
     code, _, err = run("extract", *options, "--stride", 4)
     assert code == 2
     assert "preset ssv2 says how clips are cut" in err
+    code, out, _ = run("verify", tmp_path / "views")
+    assert code == 0
+    assert out.count("whole; 4 clips") == 6
+    facts = json.loads(run("info", tmp_path / "views", "--format", "json")[1])
+    assert (facts["preset"], [view["clips"] for view in facts["views"]]) == ("ssv2", [4] * 6)
+    assert run("info", tmp_path / "views")[1].count("a view of ssv2") == 6
+    assert run("failures", tmp_path / "views", "--format", "json")[1].strip() == "[]"
+    next((tmp_path / "views/2-end/clips").glob("*.parquet")).unlink()
+    (tmp_path / "views/2-end/clips/0.parquet").write_text("no Parquet")
+    code, out, _ = run("verify", tmp_path / "views")
+    assert code == 1
+    assert out.count("whole; 4 clips") == 5
     code, _, err = run("search", tmp_path / "views", "x.mp4")
     assert code == 1
     assert "name one, as" in err

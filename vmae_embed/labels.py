@@ -126,7 +126,7 @@ def read_labels(path: Path, *, label: str = "label", group: str | None = None) -
     table = read_table(path, text=[*KEY_COLUMNS, label, *([group] if group else [])])
     key = next((name for name in KEY_COLUMNS if name in table.column_names), None)
     if key is None:
-        raise UsageError(f"{path}: needs a column {', '.join(KEY_COLUMNS)}; has {_columns(table)}")
+        raise UsageError(f"{path}: needs one of the columns {', '.join(KEY_COLUMNS)}; has {_columns(table)}")
     keys = _values(path, table, key, (str,))
     if key == "path":
         keys = [_posix(value) for value in keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -151,6 +152,9 @@ def few_of_each(labels: Sequence[Label], groups: Sequence[str], count: int, *, s
     if not len(labels) or count < 1 or seed < 0:
         raise ProbeError(f"{len(labels)} rows, few_shot={count}, seed={seed}; give rows, 1 or more a class, seed >= 0")
     rng = np.random.default_rng(seed)
+    most = max(Counter(labels).values())
+    if count > most:
+        raise ProbeError(f"few_shot={count}: no class has more than {most} clips to fit to; give fewer")
     taken: dict[Label, list[int]] = {}
     rows_of: dict[tuple[Label, str], list[int]] = {}
     for row in rng.permutation(len(labels)).tolist():

@@ -46,5 +46,6 @@ def read_table(path: Path, *, text: Collection[str] = ()) -> pa.Table:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: its header is not in UTF-8; save it as UTF-8") from error
     except (OSError, pa.ArrowException) as error:
-        detail = " ".join(str(error).split())[:200]
+        # What is no table may hold anything, which a terminal would obey.
+        detail = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:200]
         raise UsageError(f"{path}: cannot be read as a table ({detail})") from error

@@ -207,8 +207,10 @@ def extract(
         if views_of is None:
             cut = sampling and replace(sampling, frames=encoder.frames)
             return _report(run(sources, output, sampling=cut, **options), loading_s, bar)
+        say(f"{output}: {len(views_of.views)} views of {views_of.name}, one after the other")
         for summary in run_views(sources, output, views_of, **options):
             code = _report(summary, loading_s, bar) or code
+            loading_s = 0.0  # the encoder is loaded once
         return code
     except KeyboardInterrupt:
         bar.close()

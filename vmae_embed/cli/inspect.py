@@ -6,26 +6,48 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vmae_embed.checkpoint import DEMO_MODEL
 from vmae_embed.cli import EXIT_FAILED
 from vmae_embed.cli.index import describe
-from vmae_embed.cli.options import format_option, library_argument
+from vmae_embed.cli.options import format_option, views_argument
 from vmae_embed.cli.output import write_rows
+
+if TYPE_CHECKING:
+    from vmae_embed.library import Library
 
 
 @click.command()
-@library_argument
+@views_argument
 @click.option("--format", "output_format", type=click.Choice(("table", "json")), default="table", help="Of the output.")
 def info(library: str, output_format: str) -> None:
-    """Say what is in a library and how it was made."""
-    from vmae_embed.index import Index
-    from vmae_embed.library import Library
+    """Say what is in a library and how it was made; of a preset's views, of each."""
+    from vmae_embed.views import open_views
 
-    opened = Library.open(library)
+    views = open_views(library)
+    if output_format == "json":
+        each = [_facts(opened) for opened in views.libraries]
+        found = each[0] if views.preset is None else {"preset": views.preset.name, "views": each}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for opened in views.libraries:
+        if views.preset is not None:
+            click.echo(f"{opened.path}: a view of {views.preset.name}")
+        facts = _facts(opened)
+        runs = opened.config.runs
+        facts["last run"] = _describe_run(runs[-1]) if runs else None
+        for name, value in facts.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
+            click.echo(f"{name:<24}{value if value is not None else '-'}")
+
+
+def _facts(opened: Library) -> dict[str, Any]:
+    from vmae_embed.index import Index
+
     config = opened.config
     rows = opened.table(["video_id", "start_s", "end_s"])
     failures = Counter(failure.stage for failure in opened.failures())
@@ -35,7 +57,7 @@ def info(library: str, output_format: str) -> None:
     if opened.token_shape is not None:
         shape, clip_bytes = opened.token_shape, 2 * opened.token_shape[0] * opened.token_shape[1]
         tokens = f"{shape[0]:,} x {shape[1]:,} x float16, {len(rows) * clip_bytes / 1e9:.3f} GB"
-    facts = {
+    return {
         "clips": len(rows),
         "hours of clips": round(hours, 3),
         "videos": len(rows["video_id"].unique()),
@@ -59,14 +81,6 @@ def info(library: str, output_format: str) -> None:
         "versions": dict(config.versions),
         "last run": dict(config.runs[-1]) if config.runs else None,
     }
-    if output_format == "json":
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
-    facts["last run"] = _describe_run(config.runs[-1]) if config.runs else None
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items()) or "none"
-        click.echo(f"{name:<24}{value if value is not None else '-'}")
 
 
 def _describe_run(run: Mapping[str, Any]) -> str:
@@ -95,35 +109,37 @@ def _licence(checkpoint: str) -> str:
 
 
 @click.command()
-@library_argument
+@views_argument
 def verify(library: str) -> int:
-    """Check that a library is whole.
+    """Check that a library is whole, or each of a preset's views.
 
     Every shard is read and its checksums compared; ids must be unique, vectors finite, and the
     index equal to the shards. Exits with 1 when something is wrong.
     """
     from vmae_embed.index import Index
-    from vmae_embed.library import Library
     from vmae_embed.library import verify as check
+    from vmae_embed.views import open_views
 
-    opened = Library.open(library)
-    problems = check(opened)
-    if (opened.index_path / "index.json").exists() and not problems:
-        problems = Index(opened, opened.index_path).verify()
-    for problem in problems:
-        click.echo(problem)
-    if problems:
-        return EXIT_FAILED
-    click.echo(f"{library}: whole; {len(opened):,} clips in {len(opened.units()):,} shards")
-    return 0
+    broken = False
+    for opened in open_views(library).libraries:
+        problems = check(opened)
+        if (opened.index_path / "index.json").exists() and not problems:
+            problems = Index(opened, opened.index_path).verify()
+        for problem in problems:
+            click.echo(problem)
+        if not problems:
+            click.echo(f"{opened.path}: whole; {len(opened):,} clips in {len(opened.units()):,} shards")
+        broken |= bool(problems)
+    return EXIT_FAILED if broken else 0
 
 
 @click.command()
-@library_argument
+@views_argument
 @format_option
 def failures(library: str, output_format: str) -> None:
-    """List the videos that gave no clips, and why."""
-    from vmae_embed.library import Library
+    """List the videos that gave no clips, and why; of a preset's views, of any."""
+    from vmae_embed.views import open_views
 
-    rows = [asdict(f) for f in sorted(Library.open(library).failures(), key=lambda f: f.video_id)]
+    found = {failure.video_id: failure for opened in open_views(library).libraries for failure in opened.failures()}
+    rows = [asdict(failure) for _, failure in sorted(found.items())]
     write_rows(rows, output_format, ["video_id", "stage", "seconds", "reason"])

@@ -11,7 +11,7 @@ import click
 from vmae_embed.cli import EXIT_SOME_FAILED
 from vmae_embed.cli.options import device_option, format_option, is_library
 from vmae_embed.cli.output import ProgressBar, say, write_rows
-from vmae_embed.cli.tokens import features_for
+from vmae_embed.cli.tokens import features_for, tell_difference
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def predict(
             raise UsageError("a library is named by itself: give one library, or videos")
         views = open_views(sources[0])
         saved.check(views.libraries[0])
+        tell_difference(saved, views)
         write(views)
         return 0
     for source in sources:

@@ -12,12 +12,13 @@ import click
 
 from vmae_embed.cli.options import combine, device_option, views_argument
 from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
-from vmae_embed.cli.tokens import features_for
+from vmae_embed.cli.tokens import features_for, tell_difference
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page, write_page
 
 if TYPE_CHECKING:
     from vmae_embed.intervals import Estimate
+    from vmae_embed.library import Library
     from vmae_embed.probing import Evaluation, Rows
     from vmae_embed.views import Views
 
@@ -64,7 +65,7 @@ _probe_options = combine(
     ),
     click.option("--temperature", type=float, default=0.07, metavar="T", help="Of k-NN's votes."),
     click.option("--device", metavar="DEVICE", help="That fits probes. [default: a GPU if there is one]"),
-    click.option("--seed", type=int, default=0, metavar="N", help="Of splits, draws and intervals."),
+    click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of splits, draws and intervals."),
 )
 
 
@@ -95,11 +96,13 @@ def probe() -> None:
     help="Which; give it again for more. attentive reads tokens: where the library stores none, it decodes and "
     "encodes the videos again. [default: linear and knn]",
 )
-@click.option("--folds", type=int, default=5, metavar="N", help="Folds, where the labels have no column split.")
+@click.option(
+    "--folds", type=click.IntRange(2), default=5, metavar="N", help="Folds, where the labels have no column split."
+)
 @click.option(
     "--few-shot",
     "shots",
-    type=int,
+    type=click.IntRange(1),
     multiple=True,
     metavar="N",
     help="Also fit to N clips a class, drawn five times; give it again for more.",
@@ -140,12 +143,13 @@ def evaluate(
     makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _BY_DEFAULT}
     options: dict[str, Any] = {"folds": folds, "shots": shots, "seed": seed}
     evaluations = []
-    for name in (library, *([compare] if compare else [])):
-        views = open_views(name)
-        rows = _read(views, labels, label, group)
+    # Both are read, and refused, before anything is fitted to the first.
+    opened = [open_views(name) for name in (library, *([compare] if compare else []))]
+    for views, rows in [(views, _read(views, labels, label, group)) for views in opened]:
         options["grouped_by"] = _grouping(views, group)
         with features_for(kinds, views, rows, device=settings["device"]) as features, StageProgress() as progress:
             evaluations.append(evaluate_probes(views, features, makers, **options, observe=progress))
+        _tell_thin(rows, folds)
     compared = differences(*evaluations, seed=seed) if compare else {}
     result = to_dict(evaluations[0])
     if compare:
@@ -159,8 +163,10 @@ def evaluate(
     else:
         for evaluation in evaluations:
             _print(evaluation)
+        if compared:
+            click.echo(f"top-1 over videos, {opened[0].path} less {opened[1].path}")
         for name, found in compared.items():
-            click.echo(f"{name:<20}first less second {interval_text(found.value)}, paired test p = {found.p:.4f}")
+            click.echo(f"{name:<28}{interval_text(found.value)}, paired test p = {found.p:.4f}")
     if report is not None:
         write_page(Path(report), text + "\n")
         say(f"report: {report}")
@@ -200,10 +206,12 @@ def fit(
     views = open_views(library)
     rows = _read(views, labels, label, group)
     with features_for([kind], views, rows, device=settings["device"]) as features:
-        clips = fit_probe(fitted, features)
+        used = features.clips.take(fit_probe(fitted, features))
+    clips = used.num_rows
     about = {"library": str(views.path), "clips": clips, "label": label, "group": _grouping(views, group)}
     about["preset"] = views.preset and views.preset.name
-    save_probe(out, fitted, views.config, fitted_to=about, overwrite=overwrite)
+    names = (used.column(name).to_pylist() for name in ("video_id", "fingerprint"))
+    save_probe(out, fitted, views.config, fitted_to=about, videos=zip(*names, strict=True), overwrite=overwrite)
     chosen = fitted.to_dict()
     setting = next(f"{words} {chosen[name]:g}" for name, words in _CHOSEN.items() if name in chosen)
     click.echo(f"{out}: {kind} probe, {setting}, {len(fitted.classes_)} classes, fitted to {count_of(clips, 'clip')}")
@@ -235,7 +243,10 @@ def score(
 
     saved, views = load_probe(probe_folder), open_views(library)
     saved.check(views.libraries[0])
+    tell_difference(saved, views)
     rows = _read(views, labels, label, group)
+    if known := saved.seen(rows.clips.column("video_id").to_pylist(), rows.clips.column("fingerprint").to_pylist()):
+        say(f"the probe was fitted to {count_of(known, 'video')} of these: this is no test of it")
     with features_for([saved.kind], views, rows, device=device) as features:
         result = score_probe(saved, features)
     tell_unmatched(result.unknown, "labels are none that the probe knows: it is wrong about all of their clips")
@@ -243,9 +254,10 @@ def score(
         figures = {unit: {name: asdict(one) for name, one in found.items()} for unit, found in result.figures.items()}
         click.echo(json.dumps({"probe": probe_folder, "library": library, **figures}, indent=2, ensure_ascii=False))
         return
+    click.echo(_describe(views, rows))
     _print_head()
     for unit, found in result.figures.items():
-        _print_line("kept", unit.removeprefix("by_") + "s", found)
+        _print_line(saved.kind, unit.removeprefix("by_") + "s", found)
 
 
 def _maker(
@@ -255,6 +267,8 @@ def _maker(
 
     if kind == "knn":
         counts = [int(value) for value in _numbers("--k", neighbours)]
+        if temperature <= 0:
+            raise UsageError(f"--temperature {temperature:g}: give a number above 0")
         return lambda: KNNProbe(k=counts, temperature=temperature)
     import torch
 
@@ -267,9 +281,12 @@ def _maker(
 
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [float(value) for value in text.split(",")]
+        numbers = [float(value) for value in text.split(",")]
     except ValueError:
-        raise UsageError(f"{option} {text}: give numbers with commas between them") from None
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise UsageError(f"{option} {text}: give numbers above 0, with commas between them")
+    return numbers
 
 
 def _read(views: Views, labels: str | None, label: str, group: str | None) -> Rows:
@@ -282,18 +299,23 @@ def _read(views: Views, labels: str | None, label: str, group: str | None) -> Ro
     return rows
 
 
+def _tell_thin(rows: Rows, folds: int) -> None:
+    """Name classes that some folds do not test, and that are rare where they are."""
+    groups: dict[Any, set[str]] = {}
+    for label, group in zip(rows.truth, rows.groups, strict=True):
+        groups.setdefault(label, set()).add(group)
+    if rows.sides is None:
+        thin = [label for label, held in groups.items() if len(held) < folds]
+        tell_unmatched(thin, f"classes have fewer groups than {folds} folds, which makes their figures unsure")
+
+
 def _grouping(views: Views, group: str | None) -> str:
     by_name = views.preset is not None and views.preset.recording is not None
     return group or ("recording, by file name" if by_name else "video")
 
 
 def _print(evaluation: Evaluation) -> None:
-    rows = evaluation.rows
-    videos = len(set(rows.clips["video_id"].to_pylist()))
-    click.echo(
-        f"{evaluation.library.path}: {count_of(len(rows.truth), 'clip')} of {count_of(videos, 'video')}, "
-        f"{len(set(rows.truth))} classes; {evaluation.split}"
-    )
+    click.echo(f"{_describe(evaluation.library, evaluation.rows)}; {evaluation.split}")
     _print_head()
     for result in evaluation.results:
         _print_line(result.name, "clips", result.clip_figures)
@@ -301,6 +323,12 @@ def _print(evaluation: Evaluation) -> None:
     first = evaluation.results[0]
     click.echo(f"{'majority baseline':<20}{'videos':<8}{first.majority(first.videos):.4f}")
     click.echo(f"{'chance':<28}{first.chance:.4f}\n")
+
+
+def _describe(library: Library | Views, rows: Rows) -> str:
+    videos = len(set(rows.clips["video_id"].to_pylist()))
+    clips = f"{count_of(len(rows.truth), 'clip')} of {count_of(videos, 'video')}"
+    return f"{library.path}: {clips}, {len(set(rows.truth))} classes"
 
 
 def _print_head() -> None:

@@ -1,4 +1,4 @@
-"""What probes read of clips, for the verbs that use probes."""
+"""What probes read, for the verbs that use probes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
 
 if TYPE_CHECKING:
+    from vmae_embed.library import LibraryConfig
+    from vmae_embed.probes import SavedProbe
     from vmae_embed.probing import Rows
     from vmae_embed.views import Views
 
@@ -35,3 +37,15 @@ def features_for(kinds: Sequence[str], views: Views, rows: Rows, *, device: str 
             found, skipped = with_tokens(views, rows, encoder, Path(folder), observe=progress)
         tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")
         yield found
+
+
+def tell_difference(saved: SavedProbe, views: Views) -> None:
+    """Say where clips were cut otherwise than those that a probe was fitted to: that is allowed, and seldom wanted."""
+    ours = _ways(saved.fitted_to.get("preset"), saved.config)
+    theirs = _ways(None if views.preset is None else views.preset.name, views.config)
+    if ours != theirs:
+        say(f"the probe was fitted to {ours}; {views.path} has {theirs}")
+
+
+def _ways(preset: str | None, config: LibraryConfig) -> str:
+    return f"views of {preset}" if preset else f"clips of {config.sampling}"

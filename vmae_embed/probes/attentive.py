@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
 from vmae_embed.probes.arrays import Labels, Predicting, as_labels, check_pairs
+from vmae_embed.probes.threads import threads
 from vmae_embed.splits import hold_out
 
 if TYPE_CHECKING:
@@ -92,25 +93,26 @@ class AttentiveProbe(Predicting):
         """
         import torch
 
+        clips = _as_tokens(X)
         labels = as_labels(y)
-        if X.ndim != 3 or len(X) != len(labels):
-            raise ProbeError(f"tokens {X.shape} and {len(labels)} labels; give (B, N, D) and one label a clip")
-        classes, codes = check_pairs(X, labels)
+        if clips.ndim != 3 or len(clips) != len(labels):
+            raise ProbeError(f"tokens {clips.shape} and {len(labels)} labels; give (B, N, D) and one label a clip")
+        classes, codes = check_pairs(clips, labels)
         train, held_out = hold_out(codes, groups, seed=self.seed)
 
         settings = self._settings()
-        networks = [self._network(X.shape[2], len(classes)) for _ in settings]
-        self._train(networks, settings, X, codes, train)
+        networks = [self._network(clips.shape[2], len(classes)) for _ in settings]
+        self._train(networks, settings, clips, codes, train)
         right = np.zeros(len(settings))
         with torch.inference_mode():
             for rows in np.array_split(held_out, math.ceil(len(held_out) / self.batch_size) or 1):
-                tokens = self._tokens(X, rows)
+                tokens = self._tokens(clips, rows)
                 for number, network in enumerate(networks):
                     right[number] += (network(tokens).argmax(1).cpu().numpy() == codes[rows]).sum()
         self.validation_ = dict(zip(settings, (right / max(len(held_out), 1)).tolist(), strict=True))
         best = int(right.argmax())
         self.learning_rate_, self.weight_decay_ = settings[best]
-        self.classes_, self._best, self._width = classes, networks[best].eval(), X.shape[2]
+        self.classes_, self._best, self._width = classes, networks[best].eval(), clips.shape[2]
         return self
 
     def _settings(self) -> list[tuple[float, float]]:
@@ -171,13 +173,14 @@ class AttentiveProbe(Predicting):
 
         if not hasattr(self, "classes_"):
             raise ProbeError("this AttentiveProbe is not fitted; call fit(X, y) first")
-        if X.ndim != 3 or X.shape[2] != self._width:
-            raise ProbeError(f"tokens {X.shape}; the probe was fitted to (B, N, {self._width})")
+        clips = _as_tokens(X)
+        if clips.ndim != 3 or clips.shape[2] != self._width:
+            raise ProbeError(f"tokens {clips.shape}; the probe was fitted to (B, N, {self._width})")
         found = [np.empty((0, len(self.classes_)))]
         with torch.inference_mode():
-            for start in range(0, len(X), self.batch_size):
-                rows = np.arange(start, min(start + self.batch_size, len(X)))
-                found.append(self._best(self._tokens(X, rows)).double().softmax(1).cpu().numpy())
+            for start in range(0, len(clips), self.batch_size):
+                rows = np.arange(start, min(start + self.batch_size, len(clips)))
+                found.append(self._best(self._tokens(clips, rows)).double().softmax(1).cpu().numpy())
         return np.concatenate(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,21 +220,12 @@ class AttentiveProbe(Predicting):
 
 @contextlib.contextmanager
 def _side_by_side(count: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, which share the cores out.
-
-    Networks that are trained one after the other, each on all cores, wait for all of them after every
-    small product; where the cores are shared, as long as the scheduler takes: 2026-11-21, 2 cores beside
-    two other programs, 100 times as long.
-    """
+    """So many threads, which share the cores out."""
     import torch
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(threads // count, 1),)) as pool:
-            yield pool
-    finally:
-        # It counts for the thread that calls it, and for threads that have yet to begin.
-        torch.set_num_threads(threads)
+    each = max(torch.get_num_threads() // count, 1)
+    with threads(None), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+        yield pool
 
 
 def _step(
@@ -243,3 +237,8 @@ def _step(
     torch.nn.functional.cross_entropy(network(tokens), truth).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
+
+
+def _as_tokens(values: Any) -> Any:
+    """What has a shape is read batch by batch, and may lie on disk; all else is made an array."""
+    return values if hasattr(values, "ndim") else np.asarray(values)

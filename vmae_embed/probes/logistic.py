@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
 from vmae_embed.probes.arrays import Features, unit_rows
+from vmae_embed.probes.threads import threads
 
 # Largest entry of the mean objective's gradient that a fit aims at. At 1e-6 probabilities came
 # within 1e-4 of the optimum's on average, l2 1e-4 to 100, standardised.
@@ -24,6 +25,8 @@ _HISTORY = 10
 _BLOCK = 8192
 # Products of rows, widths and classes up to which float64 takes seconds; beyond it, float32 halves the time.
 _FLOAT64_UP_TO = 2**33
+# And up to which a pass takes some milliseconds of one core: more of them gain nothing.
+_ONE_CORE_UP_TO = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,9 @@ class Objective:
         self._codes = torch.from_numpy(codes).to(self._device)
         self._n_classes = n_classes
         count, width = rows.features.shape
-        small = count * width * n_classes <= _FLOAT64_UP_TO
-        self._dtype = torch.float64 if small else torch.float32
+        products = count * width * n_classes
+        self._dtype = torch.float64 if products <= _FLOAT64_UP_TO else torch.float32
+        self._threads = 1 if products <= _ONE_CORE_UP_TO else None
         covariance = sum((block.T @ block for block in rows.blocks()), np.zeros((width, width))) / count
         self._variances, self._axes = np.linalg.eigh(covariance)
 
@@ -141,7 +145,7 @@ class Objective:
             point.grad = torch.hstack([gradient[:, :-1] @ to_weights, gradient[:, -1:] * bias_unit])
             return loss
 
-        with contextlib.suppress(_Flat):
+        with contextlib.suppress(_Flat), threads(self._threads):
             optimizer.step(objective)  # type: ignore[no-untyped-call]
         n_iter = int(optimizer.state[point].get("n_iter", 0))
         if not best[0] <= max(aim, _GRADIENT_ACCEPTED):

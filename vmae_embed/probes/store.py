@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,16 +30,29 @@ class SavedProbe:
         probe: fitted.
         config: of the library that it was fitted to.
         fitted_to: what it was fitted to, in words and numbers.
+        videos: hashes of the ids of the videos that it was fitted to, and of their files' sizes and times.
     """
 
     probe: AnyProbe
     config: LibraryConfig
     fitted_to: Mapping[str, Any]
+    videos: frozenset[int]
 
     @property
     def kind(self) -> str:
         """``linear``, ``knn`` or ``attentive``."""
         return _kind_of(self.probe)
+
+    def seen(self, ids: Sequence[str], fingerprints: Sequence[str]) -> int:
+        """Count the videos that it was fitted to: of the same id, or of a file of the same size and time.
+
+        Args:
+            ids: of the videos of some clips.
+            fingerprints: of their files.
+        """
+        videos = set(zip(ids, fingerprints, strict=True))
+        names = {name: _hash(name) in self.videos for video in videos for name in video if name}
+        return sum(any(names.get(name, False) for name in video) for video in videos)
 
     def check(self, library: Library) -> None:
         """Refuse a library of another encoder's embeddings.
@@ -55,6 +69,7 @@ def save_probe(
     config: LibraryConfig,
     *,
     fitted_to: Mapping[str, Any],
+    videos: Iterable[tuple[str, str]] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write a probe into a directory: ``probe.json`` and ``probe.safetensors``.
@@ -64,6 +79,7 @@ def save_probe(
         probe: fitted.
         config: of the library that it was fitted to.
         fitted_to: what to say of that, ready for JSON.
+        videos: ids and fingerprints of the videos that it was fitted to.
         overwrite: replace an earlier probe.
 
     Raises:
@@ -83,6 +99,9 @@ def save_probe(
     try:
         path.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(array) for name, array in probe.arrays().items()}
+        arrays["videos"] = np.array(
+            sorted({_hash(name) for video in videos for name in video if name}), dtype=np.uint64
+        )
         save_file(arrays, path / "probe.safetensors.new")
         (path / "probe.json.new").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         # Complete when, and only when, the JSON is in place.
@@ -92,6 +111,10 @@ def save_probe(
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error}); give another name") from error
     return path
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
 def _kind_of(probe: AnyProbe) -> str:
@@ -129,10 +152,12 @@ def load_probe(folder: str | Path) -> SavedProbe:
         about = json.loads((path / "probe.json").read_bytes())
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}; this version reads format {FORMAT}")
-        probe = _KINDS[about["kind"]].from_parts(about, load_file(path / "probe.safetensors"))
+        arrays = load_file(path / "probe.safetensors")
+        videos = frozenset(arrays.pop("videos").tolist())
+        probe = _KINDS[about["kind"]].from_parts(about, arrays)
         probe.classes_ = np.asarray(about["classes"])
         config = LibraryConfig.from_json(json.dumps(about["library"]).encode())
-        return SavedProbe(probe, config, about["fitted_to"])
+        return SavedProbe(probe, config, about["fitted_to"], videos)
     except (FileNotFoundError, NotADirectoryError):
         hint = "no such directory" if not path.exists() else "it has no probe.json and probe.safetensors"
         raise ProbeError(f"{path}: not a probe ({hint}); make one with `vmae-embed probe fit LIB -o {path}`") from None

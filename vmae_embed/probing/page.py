@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MISTAKES = 8
 # Names beside a confusion matrix are legible up to so many classes.
 _NAMED = 60
+_LONGEST = 24
 _COLUMNS = {
     "top1": "top-1",
     "top5": "top-5",
@@ -59,8 +61,8 @@ def write_probe_page(
     rows = first.rows
     about = (
         f"{len(rows.truth):,} clips of {len(set(rows.clips['video_id'].to_pylist())):,} videos, "
-        f"{len(set(rows.truth)):,} classes; {first.split}. A video's answer is the mean of its clips'. In brackets: "
-        "95% bootstrap intervals over videos."
+        f"{len(set(rows.truth)):,} classes; {first.split}. A video's answer is the mean of its clips'. "
+        "Below each figure: its 95% bootstrap interval over videos."
     )
     text = render_page(
         "probe",
@@ -68,8 +70,9 @@ def write_probe_page(
         about=about,
         head="".join(f"<th>{name}</th>" for name in _HEAD),
         rows="\n".join(row for evaluation in evaluations for row in _rows(evaluation)),
-        compared=_compared(compared),
-        which=html.escape(f"{best.name}, {first.library.path.resolve().name}"),
+        made=_made(evaluations),
+        compared=_compared(compared, evaluations),
+        which=html.escape(f"{best.name} probe of {first.library.path.resolve().name}, the best over videos"),
         confusion=_svg(_confusion(best)),
         classes=_svg(_bars(best)),
         mistakes="\n".join(_mistakes(first, best)) or "<p>None: every video was named rightly.</p>",
@@ -94,34 +97,57 @@ def _rows(evaluation: Evaluation) -> list[str]:
 def _text(interval: Estimate) -> str:
     if interval.low is None or interval.high is None:
         return f"{interval.value:.3f}"
-    return f"<b>{interval.value:.3f}</b> <small>({interval.low:.3f} to {interval.high:.3f})</small>"
+    return f"<b>{interval.value:.3f}</b> <small>{interval.low:.3f} to {interval.high:.3f}</small>"
 
 
-def _compared(compared: Mapping[str, Difference] | None) -> str:
+def _made(evaluations: Sequence[Evaluation]) -> str:
+    """What made each library."""
+    lines = []
+    for evaluation in evaluations:
+        config = evaluation.library.config
+        name, preset = evaluation.library.path.resolve().name, evaluation.preset
+        cut = f"views of {preset.name}" if preset is not None else str(config.sampling or "imported vectors")
+        facts = f"{config.encoder['checkpoint']}, {config.encoder['pooling']} pooling, {cut}"
+        lines.append(f"<li><b>{html.escape(name)}</b>: {html.escape(facts)}</li>")
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _compared(compared: Mapping[str, Difference] | None, evaluations: Sequence[Evaluation]) -> str:
+    names = [html.escape(evaluation.library.path.resolve().name) for evaluation in evaluations]
     lines = [
         f"<li>{html.escape(name)}: top-1 over videos differs by {_text(difference.value)}, "
         f"paired permutation test p = {difference.p:.4f}, {difference.videos:,} videos</li>"
         for name, difference in (compared or {}).items()
     ]
-    return f"<h2>First library less second</h2><ul>{''.join(lines)}</ul>" if lines else ""
+    return f"<h2>{' less '.join(names)}</h2><ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _svg(figure: Figure) -> str:
     import matplotlib
 
-    # Text stays text, and the same figures give the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vmae-embed", "font.family": "sans-serif"}):
+    # Text stays text, of whatever fonts a reader has, and the same figures give the same bytes.
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vmae-embed", "font.family": "sans-serif"}),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     text = drawn.getvalue()
     return text[text.index("<svg") :]
 
 
+def _short(label: object) -> str:
+    """A label as plots have room for."""
+    name = str(label)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 2]}.."
+
+
 def _confusion(result: Result) -> Figure:
     """Draw the share of each class's videos that were given each label."""
     from matplotlib.figure import Figure
 
-    names, judged = [str(label) for label in result.answers.classes], result.videos
+    names, judged = [_short(label) for label in result.answers.classes], result.videos
     counts = np.zeros((len(names), len(names)))
     np.add.at(counts, (judged.truth, judged.predicted), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -150,7 +176,7 @@ def _bars(result: Result) -> Figure:
     axes = figure.subplots()
     axes.barh(range(len(found)), [share for _, (share, _) in found], color="#0072b2")
     if len(found) <= _NAMED:
-        axes.set_yticks(range(len(found)), [f"{name} ({count:g})" for name, (_, count) in found], fontsize=8)
+        axes.set_yticks(range(len(found)), [f"{_short(name)} ({count:g})" for name, (_, count) in found], fontsize=8)
     axes.axvline(result.chance, color="#d55e00", linewidth=1)
     axes.set(xlim=(0, 1), xlabel="share of videos that are right; the line is chance")
     axes.invert_yaxis()

@@ -77,6 +77,12 @@ def splits_of(rows: Rows, *, folds: int = 5, seed: int = 0) -> list[Split]:
             raise ProbeError(
                 f"the column split has {'only test' if test.all() else 'no test'} rows; it needs both sides"
             )
+        trained, tested = ({rows.groups[row] for row in np.flatnonzero(side)} for side in (~test, test))
+        if both := sorted(trained & tested):
+            raise ProbeError(
+                f"group {both[0]!r}{f' and {len(both) - 1:,} more' if len(both) > 1 else ''} is on both sides of the "
+                "given split; keep groups together, or leave --group out"
+            )
         return [Split(np.flatnonzero(~test), np.flatnonzero(test))]
     fold = folds_by_group(rows.truth, rows.groups, folds=folds, seed=seed)
     return [Split(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(folds)]
@@ -94,8 +100,8 @@ def few_shot(rows: Rows, splits: Sequence[Split], count: int, *, repeats: int = 
     return drawn
 
 
-def fit_probe(probe: Probe, rows: Rows) -> int:
-    """Fit a probe to all rows but those called ``test``; returns to how many.
+def fit_probe(probe: Probe, rows: Rows) -> NDArray[np.intp]:
+    """Fit a probe to all rows but those called ``test``; returns which.
 
     Raises:
         ProbeError: the probe cannot be fitted to them.
@@ -103,7 +109,7 @@ def fit_probe(probe: Probe, rows: Rows) -> int:
     used = np.flatnonzero([rows.sides is None or rows.sides[row] != "test" for row in range(len(rows.truth))])
     features = getattr(rows, probe.reads)[used]
     probe.fit(features, [rows.truth[row] for row in used], [rows.groups[row] for row in used])
-    return len(used)
+    return used
 
 
 def ask(

@@ -162,8 +162,10 @@ def labelled_rows(
     rows = matched.labelled_rows
     if not len(rows):
         where = source if source not in (None, FOLDERS) else f"column {label!r}" if source is None else "folders"
+        keys, ids = matched.unmatched_keys, table["video_id"].to_pylist()
+        example = f": {keys[0]!r} against {ids[0]!r}" if keys and ids else ""
         raise ProbeError(
-            f"{where}: no label fits a clip of {library.path}; compare with `vmae-embed info {library.path}`"
+            f"{where}: no label fits a clip of {library.path}{example}; compare with `vmae-embed info {library.path}`"
         )
     sides = matched.sides and [matched.sides[row] for row in rows]
     chosen = Rows(
