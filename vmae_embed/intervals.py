@@ -28,6 +28,10 @@ class Estimate:
     low: float | None
     high: float | None
 
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" ({self.low:.4f} to {self.high:.4f})"
+        return f"{self.value:.4f}{interval}"
+
 
 def estimate(values: NDArray[np.floating[Any]], videos: NDArray[np.int64], *, seed: int = 0) -> Estimate:
     """Average over queries, with a 95% bootstrap interval over their videos.

@@ -12,7 +12,7 @@ import click
 
 from vmae_embed.cli.index import open_index
 from vmae_embed.cli.options import library_argument
-from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched, write_rows
+from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched, write_rows
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page
 
@@ -220,7 +220,7 @@ def _print_retrieval(index: Index, asked: Queries, retrieval: Retrieval, left_ou
         )
     for k, value in retrieval.recall.items():
         of = f"   (there are {retrieval.there})" if retrieval.there < k else ""
-        click.echo(f"{f'recall@{k}':<20}{interval_text(value)}{of}")
+        click.echo(f"{f'recall@{k}':<20}{value}{of}")
     _print_speed("one query", retrieval.speed)
     _print_speed("exact search", retrieval.exact_speed)
 
@@ -236,8 +236,8 @@ def _print_agreement(judged: Agreement) -> None:
     overall = judged.overall
     click.echo(f"\nlabels              {overall.queries:,} queries among {judged.clips:,} labelled clips")
     for name, value in overall.measured.items():
-        click.echo(f"{name:<20}{interval_text(value)}   by chance {overall.chance[name]:.4f}")
+        click.echo(f"{name:<20}{value}   by chance {overall.chance[name]:.4f}")
     click.echo(f"\n{'label':<28}{'queries':>9}   {'precision@10':<28}{'mAP':<28}by chance")
     for label, measured in judged.by_label.items():
-        cells = "".join(f"{interval_text(measured.measured[name]):<28}" for name in ("precision@10", "mAP"))
+        cells = "".join(f"{measured.measured[name]!s:<28}" for name in ("precision@10", "mAP"))
         click.echo(f"{label!s:<28}{measured.queries:>9,}   {cells}{measured.chance['mAP']:.4f}")

@@ -17,7 +17,7 @@ from vmae_embed.pipeline import Progress
 from vmae_embed.plan import Plan
 
 if TYPE_CHECKING:
-    from vmae_embed.intervals import Estimate
+    pass
 
 _LINE_EVERY_S = 10.0
 
@@ -104,12 +104,6 @@ def tell_unmatched(names: Sequence[object], what: str) -> None:
     if names:
         more = ", ..." if len(names) > 3 else ""
         say(f"{len(names):,} {what}: {', '.join(str(name) for name in names[:3])}{more}")
-
-
-def interval_text(value: Estimate) -> str:
-    """Say a figure, and its interval where it has one."""
-    interval = "" if value.low is None or value.high is None else f" ({value.low:.4f} to {value.high:.4f})"
-    return f"{value.value:.4f}{interval}"
 
 
 def count_of(count: int, noun: str, plural: str = "s") -> str:

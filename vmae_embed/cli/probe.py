@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vmae_embed.cli.options import combine, device_option, views_argument
-from vmae_embed.cli.output import StageProgress, count_of, interval_text, say, tell_unmatched
+from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
 from vmae_embed.cli.tokens import features_for, tell_difference
 from vmae_embed.errors import UsageError
 from vmae_embed.pages import check_page, write_page
@@ -166,7 +166,7 @@ def evaluate(
         if compared:
             click.echo(f"top-1 over videos, {opened[0].path} less {opened[1].path}")
         for name, found in compared.items():
-            click.echo(f"{name:<28}{interval_text(found.value)}, paired test p = {found.p:.4f}")
+            click.echo(f"{name:<28}{found.value}, paired test p = {found.p:.4f}")
     if report is not None:
         write_page(Path(report), text + "\n")
         say(f"report: {report}")
@@ -337,7 +337,7 @@ def _print_head() -> None:
 
 def _print_line(name: str, unit: str, figures: dict[str, Estimate]) -> None:
     others = "".join(f"{figures[measure].value:<{width}.4f}" for measure, width in _OTHERS)
-    click.echo(f"{name:<20}{unit:<8}{interval_text(figures['top1']):<28}{others}".rstrip())
+    click.echo(f"{name:<20}{unit:<8}{figures['top1']!s:<28}{others}".rstrip())
 
 
 # What a probe chose, and how to say it.

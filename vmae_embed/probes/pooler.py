@@ -20,7 +20,7 @@ class AttentivePooler(nn.Module):
 
     One query is the same for all clips, so that its projection goes through the keys' weights once
     a batch, and values are projected after they are averaged. That is the same function, without
-    two matrix products a token: 20 times as fast on two cores (`docs/benchmarks.md`). Keys have no
+    two matrix products a token: some 20 times as fast on two cores (`docs/benchmarks.md`). Keys have no
     bias, which no softmax would notice.
 
     Args:

@@ -115,7 +115,7 @@ def _made(evaluations: Sequence[Evaluation]) -> str:
 def _compared(compared: Mapping[str, Difference] | None, evaluations: Sequence[Evaluation]) -> str:
     names = [html.escape(evaluation.library.path.resolve().name) for evaluation in evaluations]
     lines = [
-        f"<li>{html.escape(name)}: top-1 over videos differs by {_text(difference.value)}, "
+        f"<li>{html.escape(name)}: top-1 over videos differs by {difference.value}, "
         f"paired permutation test p = {difference.p:.4f}, {difference.videos:,} videos</li>"
         for name, difference in (compared or {}).items()
     ]
