@@ -80,7 +80,12 @@ def test_refusals():
         AttentiveProbe().fit(x, np.zeros(30, int))
     with pytest.raises(ProbeError, match="not fitted"):
         AttentiveProbe().predict(x)
-    probe = AttentiveProbe(learning_rates=(1e-3,), epochs=1).fit(x, y)
+    broken = x.copy()
+    broken[7, 3, 2] = np.inf
+    with pytest.raises(ProbeError, match="NaN or infinity"):
+        AttentiveProbe(learning_rates=(1e-3,), epochs=1).fit(broken, y)
+    probe = AttentiveProbe(learning_rates=(1e-3,), epochs=1).fit(x.tolist(), y.tolist())
+    np.testing.assert_array_equal(probe.predict_proba(x.tolist()), probe.predict_proba(x))
     with pytest.raises(ProbeError, match="fitted to"):
         probe.predict(x[:, :, :5])
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.libraries import identity, make_library
+from tests.libraries import PREPROCESSING, identity, make_library
 from vmae_embed.errors import IdentityMismatch, ProbeError, UsageError
+from vmae_embed.library import Library, LibraryConfig, clip_rows
 from vmae_embed.probes import AttentiveProbe, KNNProbe, LinearProbe, load_probe, save_probe
 from vmae_embed.probing import (
     Judged,
@@ -30,6 +31,8 @@ from vmae_embed.probing import (
     to_dict,
     write_probe_page,
 )
+from vmae_embed.records import ClipSpan, Timeline, Video
+from vmae_embed.sampling import Sampling
 from vmae_embed.views import open_views
 
 PROBES = {
@@ -281,7 +284,7 @@ def test_a_kept_probe_is_the_same_probe(library, tmp_path, kind):
     rows, _ = labelled_rows(library, str(tmp_path / "labels.csv"))
     rows = replace(rows, tokens=tokens_of(rows.embeddings))
     probe = PROBES[kind]()
-    assert fit_probe(probe, rows).tolist() == list(range(96))
+    assert fit_probe(probe, rows) == 96
     features = getattr(rows, probe.reads)
     videos = [("v00000.mp4", "9-9"), ("elsewhere.mp4", "1-1"), ("gone.mp4", "")]
     save_probe(tmp_path / "probe", probe, library.config, fitted_to={"clips": 96}, videos=videos)
@@ -318,6 +321,42 @@ def test_a_kept_probe_names_a_library(library, tmp_path, kind):
     assert len(clips) == 3 * 96
     assert sum(row["probability"] for row in clips[:3]) == pytest.approx(1)
     assert clips[0]["label"] == probe.predict(rows.embeddings[:1])[0]
+
+
+def test_a_comparison_is_on_the_same_folds(library, tmp_path):
+    """The second library has other numbers of clips, which would be dealt otherwise."""
+    rng = np.random.default_rng(0)
+    table = str(tmp_path / "labels.csv")
+    one = labelled_rows(library, table)[0]
+    counts = rng.integers(1, 5, 24)
+    kept = [row for row in range(96) if row % 4 < counts[row // 4]]
+    fewer = one.take(np.array(kept))
+    first = evaluate_probes(library, one, {"knn": PROBES["knn"]}, folds=4)
+    alone = evaluate_probes(library, fewer, {"knn": PROBES["knn"]}, folds=4)
+    alike = evaluate_probes(library, fewer, {"knn": PROBES["knn"]}, folds=4, like=first)
+    assert alone.folds != first.folds
+    assert alike.folds == first.folds
+    with pytest.raises(ProbeError, match=r"do not hold the same labelled videos: v00000\.mp4 is in one of them only"):
+        evaluate_probes(library, one.take(np.arange(4, 96)), {"knn": PROBES["knn"]}, folds=4, like=first)
+    with pytest.raises(ProbeError, match="is in two folds of the first library"):
+        evaluate_probes(library, replace(fewer, groups=["g"] * len(kept)), {"knn": PROBES["knn"]}, folds=4, like=first)
+
+
+def test_a_carried_split_is_kept(tmp_path):
+    columns = {"label": "string", "split": "string"}
+    config = LibraryConfig(identity(4), Sampling(), PREPROCESSING, "float32", columns, {})
+    carrying = Library.create(tmp_path / "carrying", config)
+    tables = []
+    for number, (label, side) in enumerate([("a", "train"), ("b", "train"), ("a", "test"), ("b", "Test")]):
+        video = Video(f"{number}.mp4", f"/videos/{number}.mp4", 1, 1, {"label": label, "split": side})
+        timeline = Timeline(np.zeros(1), 2.0, 30, 64, 48, "h264")
+        vectors = np.full((1, 4), number, np.float32)
+        tables.append(clip_rows(video, timeline, [ClipSpan(0.0, 2.0, ())], vectors, carrying.schema))
+    carrying.write_unit("0" * 16, pa.concat_tables(tables), [])
+    rows, _ = labelled_rows(carrying, None)
+    assert rows.sides == ["train", "train", "test", "test"]
+    assert rows.of_side(test=True).embeddings[:, 0].tolist() == [2, 3]
+    assert fit_probe(LinearProbe(), rows) == 2
 
 
 def test_a_kept_probe_refuses_another_encoder(library, tmp_path):

@@ -199,6 +199,33 @@ def test_tokens_of_views_are_stored_or_computed_alike(made, encoder, videos, tmp
     )
 
 
+def test_a_killed_run_goes_on_as_its_first_view_was_made(made, encoder, videos, tmp_path):
+    running = run_views([videos], tmp_path / "views", K400, encoder=encoder, workers=1, stored="float16", tokens=True)
+    next(running)
+    running.close()
+    announced = []
+    list(run_views([videos], tmp_path / "views", K400, encoder=encoder, workers=1, announce=announced.append))
+    views = open_views(tmp_path / "views")
+    assert [library.config.stored for library in views.libraries] == ["float16"] * 3
+    assert stores_tokens(views)
+    # Room is reckoned for what is to come, not for one view.
+    assert [room.clips for room in announced] == [announced[1].clips * 2, announced[1].clips]
+    shutil.rmtree(tmp_path / "views/1-end")
+    shutil.copytree(made / "1-end", tmp_path / "views/1-end")
+    with pytest.raises(LibraryError, match=r"1-end was made otherwise than .*1-centre"):
+        open_views(tmp_path / "views")
+
+
+def test_a_view_by_itself_is_searched_and_classified(made, videos, checkpoint, run):
+    clip = Library.open(made / "1-start").column("clip_id")[7]
+    code, out, err = run("search", made / "1-start", videos / clip, "--format", "json", "-k", 1)
+    assert code == 0, err
+    (hit,) = json.loads(out)
+    assert (hit["clip_id"], hit["score"]) == (clip, pytest.approx(1, abs=1e-4))
+    code, _, err = run("classify", made / "1-start", "-k", 1)
+    assert code == 0, err
+
+
 def test_extract_makes_views_and_goes_on_with_them(checkpoint, videos, run, tmp_path):
     options = (videos / "swim", "-o", tmp_path / "views", "-q")
     code, _, err = run("extract", *options, "--model", checkpoint, "--preset", "ssv2", "--workers", 1)

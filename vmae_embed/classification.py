@@ -96,6 +96,7 @@ def load_classifier(library: Library, model: str | Path | None = None, *, revisi
             "give the videos instead"
         )
     encoder = Encoder.from_identity(library.config.encoder, model, revision=revision, device="cpu", dtype="float32")
+    encoder = encoder.cropping_as(library.config.preprocessing)
     library.check_comparable(encoder.identity, encoder.preprocessing)
     try:
         return encoder.classifier()
@@ -223,7 +224,7 @@ def embed_videos(
 
 def _classify(views: Views, classifier: Classifier, k: int, per_clip: bool) -> Iterator[Classified]:
     shards = [(library, unit) for library in views.libraries for unit in library.units()]
-    everywhere = views.whole_videos()
+    everywhere = views.whole_videos() if len(views.libraries) > 1 else None
     # A shard holds whole videos, but another view's may hold others.
     for together in [shards] if len(views.libraries) > 1 else [[shard] for shard in shards]:
         tables, found = [], []
@@ -235,7 +236,7 @@ def _classify(views: Views, classifier: Classifier, k: int, per_clip: bool) -> I
         starts, ends = (clips[name].to_numpy() for name in ("start_s", "end_s"))
         videos, ids = clips["video_id"].to_pylist(), clips["clip_id"].to_pylist()
         for rows in rows_of_each(ids if per_clip else videos):
-            if videos[rows[0]] not in everywhere:
+            if everywhere is not None and videos[rows[0]] not in everywhere:
                 continue
             yield Classified(
                 video_id=videos[rows[0]],

@@ -135,7 +135,9 @@ def read_labels(path: Path, *, label: str = "label", group: str | None = None) -
     if group is not None:
         groups = _unique(path, keys, [str(value) for value in _values(path, table, group, (str, int))], "group")
     if "split" in table.column_names and label != "split" != group:
-        sides = _unique(path, keys, [_side(path, value) for value in _values(path, table, "split", (str,))], "split")
+        sides = _unique(
+            path, keys, [parse_side(str(path), value) for value in _values(path, table, "split", (str,))], "split"
+        )
     return Labels(key, labels, groups, sides)
 
 
@@ -168,10 +170,19 @@ def check_carried(carried: Collection[str], column: str) -> None:
         raise UsageError(f"column {column!r}: the library {has}; name one of its columns, or give --labels FILE")
 
 
-def _side(path: Path, value: str) -> str:
-    side = _SIDES.get(value.strip().lower())
+def parse_side(where: str, value: object) -> str:
+    """Read ``train``, ``val`` or ``test``, as people write them.
+
+    Args:
+        where: to be said.
+        value: of a column ``split``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    side = _SIDES.get(str(value).strip().lower())
     if side is None:
-        raise UsageError(f"{path}: split {value!r}; give train, val or test, or name the column otherwise")
+        raise UsageError(f"{where}: split {value!r}; give train, val or test, or name the column otherwise")
     return side
 
 

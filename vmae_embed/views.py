@@ -59,7 +59,20 @@ def open_views(path: str | Path) -> Views:
         raise LibraryError(
             f"{folder}: the views {', '.join(missing)} are missing; run `vmae-embed extract VIDEOS -o {folder}` again"
         )
-    return Views(folder, preset, tuple(Library.open(folder / view.name) for view in preset.views))
+    libraries = tuple(Library.open(folder / view.name) for view in preset.views)
+    for library in libraries[1:]:
+        if _making(library.config) != _making(libraries[0].config):
+            raise LibraryError(
+                f"{library.path} was made otherwise than {libraries[0].path} (compare with `vmae-embed info`); "
+                f"delete it, and run `vmae-embed extract VIDEOS -o {folder}` again"
+            )
+    return Views(folder, preset, libraries)
+
+
+def _making(config: LibraryConfig) -> tuple[object, ...]:
+    """What views have in common: all but how clips are cut and cropped."""
+    encoder = {name: config.encoder[name] for name in ("weights_sha256", "pooling", "precision")}
+    return encoder, config.stored, config.exact_pixels, config.classifier, config.tokens
 
 
 def preset_of(folder: Path) -> Preset | None:
@@ -87,12 +100,22 @@ def begin_views(folder: Path, preset: Preset) -> None:
     Raises:
         LibraryError: it holds something else, or cannot be written to.
     """
+    check_place(folder, preset)
+    if preset_of(folder) is None:
+        write_atomically(folder / _FILE, partial(_write, preset))
+
+
+def check_place(folder: Path, preset: Preset) -> None:
+    """Refuse a directory that holds something else than a preset's views.
+
+    Raises:
+        LibraryError: saying what.
+    """
     before = preset_of(folder)
     if before is None:
         if (folder / "library.json").exists():
             raise LibraryError(f"{folder}: a library by itself; give another directory for the views of {preset.name}")
         require_own_place(folder)
-        write_atomically(folder / _FILE, partial(_write, preset))
     elif before != preset:
         raise LibraryError(f"{folder}: holds views of --preset {before.name}; give another directory for {preset.name}")
 

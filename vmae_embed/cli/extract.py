@@ -151,7 +151,7 @@ def extract(
     """
     begun = time.monotonic()
     sampling = read_sampling(fps, stride, hop, clips_per_video, uniform)
-    from vmae_embed.extractor import check_limits, load_encoder, run, run_views
+    from vmae_embed.extractor import check_limits, check_views, load_encoder, run, run_views
     from vmae_embed.presets import find_preset
     from vmae_embed.sources import check_source
     from vmae_embed.views import preset_of
@@ -170,6 +170,8 @@ def extract(
     views_of = find_preset(preset) if preset else preset_of(Path(output))
     if views_of is not None and sampling is not None:
         raise UsageError(f"preset {views_of.name} says how clips are cut: leave --fps, --stride, --hop, .. out")
+    if views_of is not None:
+        check_views(sources, Path(output), views_of)
     encoder = load_encoder(
         os.path.join(output, views_of.views[0].name) if views_of else output,
         model,

@@ -9,15 +9,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from vmae_embed.pipeline import Progress
 from vmae_embed.plan import Plan
-
-if TYPE_CHECKING:
-    pass
 
 _LINE_EVERY_S = 10.0
 

@@ -41,14 +41,14 @@ def predict(
     the probe was fitted to.
     """
     from vmae_embed.classification import embed_videos
-    from vmae_embed.encoder import Encoder
+    from vmae_embed.encoder import Encoder, check_device
     from vmae_embed.presets import find_preset
     from vmae_embed.probes import load_probe
     from vmae_embed.probing import all_rows, predictions
     from vmae_embed.sources import check_source
     from vmae_embed.views import open_views
 
-    saved = load_probe(probe_folder)
+    saved = load_probe(probe_folder, device=str(check_device(device)))
     columns = ["video_id", *(["start_s", "end_s"] if per_clip else ["clips"]), "label", "probability"]
 
     def write(views: Views) -> None:
@@ -65,7 +65,7 @@ def predict(
         return 0
     for source in sources:
         check_source(source)
-    encoder = Encoder.from_identity(saved.config.encoder, device=device)
+    encoder = Encoder.from_identity(saved.config.encoder, device=device).cropping_as(saved.config.preprocessing)
     saved.config.check_comparable("the probe", encoder.identity, encoder.preprocessing)
     preset = find_preset(saved.fitted_to["preset"]) if saved.fitted_to.get("preset") else None
     bar = ProgressBar(quiet=quiet)
@@ -84,7 +84,7 @@ def predict(
             )
         finally:
             bar.close()
+        for failure in failures:
+            say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
         write(views)
-    for failure in failures:
-        say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
     return EXIT_SOME_FAILED if failures else 0

@@ -142,13 +142,14 @@ def evaluate(
 
     makers = {kind: _maker(kind, seed=seed, **settings) for kind in kinds or _BY_DEFAULT}
     options: dict[str, Any] = {"folds": folds, "shots": shots, "seed": seed}
-    evaluations = []
+    evaluations: list[Evaluation] = []
     # Both are read, and refused, before anything is fitted to the first.
     opened = [open_views(name) for name in (library, *([compare] if compare else []))]
     for views, rows in [(views, _read(views, labels, label, group)) for views in opened]:
         options["grouped_by"] = _grouping(views, group)
         with features_for(kinds, views, rows, device=settings["device"]) as features, StageProgress() as progress:
-            evaluations.append(evaluate_probes(views, features, makers, **options, observe=progress))
+            like = evaluations[0] if evaluations else None
+            evaluations.append(evaluate_probes(views, features, makers, **options, like=like, observe=progress))
         _tell_thin(rows, folds)
     compared = differences(*evaluations, seed=seed) if compare else {}
     result = to_dict(evaluations[0])
@@ -204,10 +205,10 @@ def fit(
     check_folder(out, overwrite=overwrite)
     fitted = _maker(kind, **settings)()
     views = open_views(library)
-    rows = _read(views, labels, label, group)
+    rows = _read(views, labels, label, group).of_side(test=False)
     with features_for([kind], views, rows, device=settings["device"]) as features:
-        used = features.clips.take(fit_probe(fitted, features))
-    clips = used.num_rows
+        clips = fit_probe(fitted, features)
+        used = features.clips
     about = {"library": str(views.path), "clips": clips, "label": label, "group": _grouping(views, group)}
     about["preset"] = views.preset and views.preset.name
     names = (used.column(name).to_pylist() for name in ("video_id", "fingerprint"))
@@ -234,17 +235,18 @@ def score(
 ) -> None:
     """Judge a kept probe on another library's labelled clips.
 
-    The library must be of the same encoder. Nothing checks that its videos are others than those
-    that the probe was fitted to. Of a split, only the rows called test are asked about.
+    The library must be of the same encoder. Videos that the probe was fitted to are told. Of a
+    split, only the rows called test are asked about.
     """
+    from vmae_embed.encoder import check_device
     from vmae_embed.probes import load_probe
     from vmae_embed.probing import score_probe
     from vmae_embed.views import open_views
 
-    saved, views = load_probe(probe_folder), open_views(library)
+    saved, views = load_probe(probe_folder, device=str(check_device(device))), open_views(library)
     saved.check(views.libraries[0])
     tell_difference(saved, views)
-    rows = _read(views, labels, label, group)
+    rows = _read(views, labels, label, group).of_side(test=True)
     if known := saved.seen(rows.clips.column("video_id").to_pylist(), rows.clips.column("fingerprint").to_pylist()):
         say(f"the probe was fitted to {count_of(known, 'video')} of these: this is no test of it")
     with features_for([saved.kind], views, rows, device=device) as features:
@@ -267,12 +269,14 @@ def _maker(
 
     if kind == "knn":
         counts = [int(value) for value in _numbers("--k", neighbours)]
+        if any(count != value for count, value in zip(counts, _numbers("--k", neighbours), strict=True)):
+            raise UsageError(f"--k {neighbours}: give whole numbers")
         if temperature <= 0:
             raise UsageError(f"--temperature {temperature:g}: give a number above 0")
         return lambda: KNNProbe(k=counts, temperature=temperature)
-    import torch
+    from vmae_embed.encoder import check_device
 
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = str(check_device(device))
     if kind == _ATTENTIVE:
         return lambda: AttentiveProbe(device=where, seed=seed)
     strengths = _numbers("--l2", l2) if l2 else STRENGTHS

@@ -137,7 +137,7 @@ def search(
     # A checkpoint or pooling that was named is checked even where the library has the answer.
     encoder: Encoder | Callable[[], Encoder] = load
     if model or revision or pooling:
-        encoder = load()
+        encoder = load().cropping_as(opened.config.preprocessing)
         opened.check_comparable(encoder.identity, encoder.preprocessing)
     options: dict[str, Any] = {
         "encoder": encoder,

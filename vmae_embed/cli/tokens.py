@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmae_embed.cli.output import StageProgress, count_of, say, tell_unmatched
+from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
     from vmae_embed.library import LibraryConfig
@@ -33,6 +35,10 @@ def features_for(kinds: Sequence[str], views: Views, rows: Rows, *, device: str 
     size, clips = bytes_of_tokens(rows, encoder), count_of(len(rows.truth), "clip")
     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
         say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
+        if size > (free := shutil.disk_usage(folder).free):
+            raise UsageError(
+                f"{folder}: {free / 1e9:.2f} GB free; set TMPDIR to a larger disk, or extract with --store tokens"
+            )
         with StageProgress() as progress:
             found, skipped = with_tokens(views, rows, encoder, Path(folder), observe=progress)
         tell_unmatched([clip.clip_id for clip in skipped], "clips could not be decoded again, and are left out")

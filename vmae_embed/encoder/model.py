@@ -174,6 +174,15 @@ class Encoder:
         other.preprocessing = replace(self.preprocessing, crop_at=place)
         return other
 
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """(N, D), of a clip's tokens."""
+        return self.tokens, self.width
+
+    def cropping_as(self, preprocessing: Preprocessing | None) -> Encoder:
+        """Return an encoder of the same weights that crops where a library's frames were cropped; None for itself."""
+        return self if preprocessing is None else self.cropping_at(preprocessing.crop_at)
+
     def classifier(self) -> Classifier:
         """Return the checkpoint's head, which takes this encoder's embeddings.
 

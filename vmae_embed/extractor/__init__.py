@@ -7,6 +7,6 @@ library was made with; `checks` refuses what cannot be done before anything is.
 from vmae_embed.extractor.checks import check_limits
 from vmae_embed.extractor.extraction import Observer, extract, run
 from vmae_embed.extractor.loading import load_encoder
-from vmae_embed.extractor.views import run_views
+from vmae_embed.extractor.views import check_views, run_views
 
-__all__ = ["Observer", "check_limits", "extract", "load_encoder", "run", "run_views"]
+__all__ = ["Observer", "check_limits", "check_views", "extract", "load_encoder", "run", "run_views"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vmae_embed.encoder import Encoder
@@ -64,6 +65,8 @@ def check_room(
     listing: Listing,
     retry_failed: bool,
     announce: Callable[[TokenRoom], None] | None,
+    *,
+    libraries: int = 1,
 ) -> None:
     """See that tokens will fit on the disk; a refusal leaves things as they were.
 
@@ -73,6 +76,7 @@ def check_room(
         listing: videos to extract, but for those that it holds.
         retry_failed: whether those that failed before are among them.
         announce: called with what the tokens will take.
+        libraries: of as many clips, with this one.
 
     Raises:
         UsageError: they will not fit.
@@ -88,6 +92,7 @@ def check_room(
         assert wanted.tokens is not None
         assert wanted.sampling is not None
         room = token_room(plan, wanted.sampling, (wanted.tokens, wanted.encoder["width"]), folder)
+        room = replace(room, clips=None if room.clips is None else room.clips * libraries)
         if announce is not None:
             announce(room)
         room.check(folder)

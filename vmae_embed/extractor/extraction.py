@@ -90,6 +90,7 @@ def run(
     retry_failed: bool = False,
     observe: Observer | None = None,
     announce: Callable[[TokenRoom], None] | None = None,
+    alike_to_come: int = 0,
 ) -> Summary:
     """Do what `extract` does, and say what was done.
 
@@ -118,6 +119,7 @@ def run(
         retry_failed: try failed videos again.
         observe: called with the plan and with each progress.
         announce: called with what tokens will take on disk, where any are stored and before anything is decoded.
+        alike_to_come: libraries of as many clips that the disk has to hold as well.
 
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
@@ -143,7 +145,7 @@ def run(
         raise UsageError(f"column {clash[0]!r}: --with-labels stores a column of that name; rename yours")
     wanted = _describe_run(encoder, sampling, stored, exact_pixels, classifier, tokens=bool(tokens))
     if wanted.tokens is not None:
-        check_room(Path(library), wanted, listing, retry_failed, announce)
+        check_room(Path(library), wanted, listing, retry_failed, announce, libraries=1 + alike_to_come)
     with Library.writing(library, wanted) as opened:
         opened.carry_columns(listing.columns)
         held = opened.held()

@@ -10,9 +10,11 @@ from typing import Any
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
 from vmae_embed.extractor.extraction import run
+from vmae_embed.extractor.loading import config_of
+from vmae_embed.library import LibraryConfig
 from vmae_embed.presets import Preset
 from vmae_embed.summary import Summary
-from vmae_embed.views import begin_views
+from vmae_embed.views import begin_views, check_place
 
 
 def run_views(
@@ -33,10 +35,38 @@ def run_views(
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
+    check_views(sources, Path(folder), preset)
+    begin_views(Path(folder), preset)
+    for number, view in enumerate(preset.views):
+        # What was not said is as in the first view: they are looked at together.
+        first = config_of(Path(folder, preset.views[0].name))
+        said = {name: value for name, value in options.items() if value is not None}
+        yield run(
+            sources,
+            Path(folder, view.name),
+            encoder=encoder.cropping_at(view.crop_at),
+            sampling=replace(view.sampling, frames=encoder.frames),
+            alike_to_come=len(preset.views) - number - 1,
+            **{**({} if first is None else _choices(first)), **said},
+        )
+
+
+def check_views(sources: Sequence[str | Path], folder: Path, preset: Preset) -> None:
+    """Refuse what `run_views` would refuse, before anything takes its time.
+
+    Raises:
+        UsageError: a source cannot be read once for each view.
+        LibraryError: the folder holds something else.
+    """
     if "-" in sources:
         raise UsageError("-: standard input cannot be read once for each view; give a list in a file")
-    begin_views(Path(folder), preset)
-    for view in preset.views:
-        sampling = replace(view.sampling, frames=encoder.frames)
-        cropping = encoder.cropping_at(view.crop_at)
-        yield run(sources, Path(folder, view.name), encoder=cropping, sampling=sampling, **options)
+    check_place(folder, preset)
+
+
+def _choices(config: LibraryConfig) -> dict[str, Any]:
+    return {
+        "stored": config.stored,
+        "exact_pixels": config.exact_pixels,
+        "with_labels": config.classifier is not None,
+        "tokens": config.tokens is not None,
+    }

@@ -40,8 +40,9 @@ class TokenSpool:
 
     def __init__(self, folder: Path, unit: str, shape: tuple[int, int]) -> None:
         self._folder, self._unit, self._shape = folder, unit, shape
-        self._path = temporary_name(folder / f"{unit}.npy")
-        self._places = 0
+        # Where file systems have no locks two runs may write the same unit.
+        self._path = temporary_name(folder / f"{unit}-of-{os.getpid()}.npy")
+        self._places = self._start = 0
 
     def append(self, tokens: NDArray[np.floating[Any]]) -> tuple[range, NDArray[np.bool_]]:
         """Write B clips' tokens behind those that are there.
@@ -63,6 +64,8 @@ class TokenSpool:
             with self._path.open("ab" if self._places else "wb") as file:
                 if not self._places:
                     _write_header(file, (0, *self._shape))
+                    self._start = file.tell()
+                self._check_size(file)
                 file.write(stored.data)
         except OSError as error:
             raise cannot_write(self._path, error) from error
@@ -70,21 +73,26 @@ class TokenSpool:
         self._places = places.stop
         return places, np.asarray(np.isfinite(stored).all(axis=(1, 2)))
 
-    def commit(self, kept: Sequence[int]) -> None:
+    def commit(self, kept: Sequence[int]) -> Path:
         """Give the file its name, with the tokens in these places and no others; there is none for no clips.
 
         Args:
             kept: ascending.
 
+        Returns:
+            The file.
+
         Raises:
             LibraryError: as `append`.
         """
+        path = token_file(self._folder, self._unit, len(kept))
         if not kept:
             self._path.unlink(missing_ok=True)
-            return
+            return path
         size = _size_of(self._shape)
         try:
             with self._path.open("r+b") as file:
+                self._check_size(file)
                 _write_header(file, (len(kept), *self._shape))
                 start = file.tell()
                 # Most often all are kept, and none has to move.
@@ -96,9 +104,15 @@ class TokenSpool:
                         file.write(tokens)
                 file.truncate(start + len(kept) * size)
                 sync_file(file)
-            put_in_place(self._path, token_file(self._folder, self._unit, len(kept)))
+            put_in_place(self._path, path)
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        return path
+
+    def _check_size(self, file: BinaryIO) -> None:
+        file.flush()
+        if os.fstat(file.fileno()).st_size != self._start + self._places * _size_of(self._shape):
+            raise LibraryError(f"{self._path}: another process changed it; run the same command again, by itself")
 
 
 def copy_tokens(source: Path, target: Path, shape: tuple[int, int, int], kept: Sequence[int]) -> None:
@@ -144,6 +158,11 @@ def read_tokens(path: Path, shape: tuple[int, int, int], rows: Sequence[int]) ->
     except (OSError, ValueError) as error:  # ValueError: what NumPy says of other files
         detail = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:200]
         shard = f"clips/{path.stem.rpartition('-')[0]}.parquet"
+        if isinstance(error, FileNotFoundError):
+            raise LibraryError(
+                f"{path}: not there; where another run is changing the library, try again when it is done, "
+                f"else delete {shard} and run extract again"
+            ) from error
         raise LibraryError(f"{path}: cannot be read ({detail}); delete {shard} and run extract again") from error
     return found
 

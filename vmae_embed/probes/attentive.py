@@ -161,6 +161,8 @@ class AttentiveProbe(Predicting):
         import torch
 
         tokens = torch.from_numpy(np.asarray(X[rows])).to(self.device, torch.float32)
+        if not torch.isfinite(tokens).all():
+            raise ProbeError("tokens that hold NaN or infinity; drop those clips")
         return torch.nn.functional.layer_norm(tokens, tokens.shape[2:])
 
     def predict_proba(self, X: NDArray[Any]) -> NDArray[np.float64]:
@@ -180,7 +182,7 @@ class AttentiveProbe(Predicting):
         with torch.inference_mode():
             for start in range(0, len(clips), self.batch_size):
                 rows = np.arange(start, min(start + self.batch_size, len(clips)))
-                found.append(self._best(self._tokens(clips, rows)).double().softmax(1).cpu().numpy())
+                found.append(self._best(self._tokens(clips, rows)).cpu().double().softmax(1).numpy())
         return np.concatenate(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,6 +194,10 @@ class AttentiveProbe(Predicting):
             "epochs": self.epochs,
             "validation": chosen,
         }
+
+    def move_to(self, device: str) -> None:
+        """Compute on another device from now on."""
+        self.device, self._best = device, self._best.to(device)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return what was learned, by name."""

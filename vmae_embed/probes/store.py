@@ -138,8 +138,12 @@ def check_folder(folder: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
-def load_probe(folder: str | Path) -> SavedProbe:
+def load_probe(folder: str | Path, *, device: str = "cpu") -> SavedProbe:
     """Read a probe back.
+
+    Args:
+        folder: that it was written to.
+        device: for an attentive one to compute on, in torch's words.
 
     Raises:
         ProbeError: the directory holds none, or a damaged one.
@@ -156,6 +160,8 @@ def load_probe(folder: str | Path) -> SavedProbe:
         videos = frozenset(arrays.pop("videos").tolist())
         probe = _KINDS[about["kind"]].from_parts(about, arrays)
         probe.classes_ = np.asarray(about["classes"])
+        if isinstance(probe, AttentiveProbe):
+            probe.move_to(device)
         config = LibraryConfig.from_json(json.dumps(about["library"]).encode())
         return SavedProbe(probe, config, about["fitted_to"], videos)
     except (FileNotFoundError, NotADirectoryError):

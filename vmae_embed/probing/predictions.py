@@ -32,6 +32,6 @@ def predictions(saved: SavedProbe, rows: Rows, *, count: int = 1, per_clip: bool
         first, shares = clips[several[0]], found[several].mean(axis=0)
         about = first if per_clip else {"video_id": first["video_id"], "clips": len(several)}
         for rank, code in enumerate(np.argsort(-shares, kind="stable")[:count]):
-            order = first["video_id"], first["start_s"], rank
+            order = first["video_id"], first["start_s"], first["clip_id"], rank
             named.append((order, {**about, "label": labels[code], "probability": float(shares[code])}))
     return [row for _, row in sorted(named, key=lambda item: item[0])]

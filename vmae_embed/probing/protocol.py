@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,14 +62,20 @@ class Answers:
     train_clips: float
 
 
-def splits_of(rows: Rows, *, folds: int = 5, seed: int = 0) -> list[Split]:
+def splits_of(rows: Rows, *, folds: int = 5, seed: int = 0, dealt: Mapping[str, int] | None = None) -> list[Split]:
     """Splits that keep groups whole: the given one, or ``folds`` stratified ones.
 
     Where a split is given, ``val`` rows are fitted to as well: probes that choose among settings
     hold out some of what they are fitted to.
 
+    Args:
+        rows: to split.
+        folds: where no split is given.
+        seed: of the folds.
+        dealt: the fold of each video, where other clips of the same videos were dealt before.
+
     Raises:
-        ProbeError: one of two sides is empty, or there are too few groups.
+        ProbeError: one of two sides is empty, there are too few groups, or videos were dealt otherwise.
     """
     if rows.sides is not None:
         test = np.array([side == "test" for side in rows.sides])
@@ -81,11 +87,22 @@ def splits_of(rows: Rows, *, folds: int = 5, seed: int = 0) -> list[Split]:
         if both := sorted(trained & tested):
             raise ProbeError(
                 f"group {both[0]!r}{f' and {len(both) - 1:,} more' if len(both) > 1 else ''} is on both sides of the "
-                "given split; keep groups together, or leave --group out"
+                "given split; keep its clips together"
             )
         return [Split(np.flatnonzero(~test), np.flatnonzero(test))]
-    fold = folds_by_group(rows.truth, rows.groups, folds=folds, seed=seed)
+    fold = folds_by_group(rows.truth, rows.groups, folds=folds, seed=seed) if dealt is None else _as_dealt(rows, dealt)
     return [Split(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(folds)]
+
+
+def _as_dealt(rows: Rows, dealt: Mapping[str, int]) -> NDArray[np.intp]:
+    videos = rows.clips["video_id"].to_pylist()
+    if strange := sorted(set(videos) ^ dealt.keys()):
+        raise ProbeError(f"the two libraries do not hold the same labelled videos: {strange[0]} is in one of them only")
+    fold_of: dict[str, int] = {}
+    for video, group in zip(videos, rows.groups, strict=True):
+        if fold_of.setdefault(group, dealt[video]) != dealt[video]:
+            raise ProbeError(f"group {group!r} is in two folds of the first library; name the same groups for both")
+    return np.array([dealt[video] for video in videos], dtype=np.intp)
 
 
 def few_shot(rows: Rows, splits: Sequence[Split], count: int, *, repeats: int = 5, seed: int = 0) -> list[list[Split]]:
@@ -100,16 +117,15 @@ def few_shot(rows: Rows, splits: Sequence[Split], count: int, *, repeats: int = 
     return drawn
 
 
-def fit_probe(probe: Probe, rows: Rows) -> NDArray[np.intp]:
-    """Fit a probe to all rows but those called ``test``; returns which.
+def fit_probe(probe: Probe, rows: Rows) -> int:
+    """Fit a probe to all rows but those called ``test``; returns to how many.
 
     Raises:
         ProbeError: the probe cannot be fitted to them.
     """
-    used = np.flatnonzero([rows.sides is None or rows.sides[row] != "test" for row in range(len(rows.truth))])
-    features = getattr(rows, probe.reads)[used]
-    probe.fit(features, [rows.truth[row] for row in used], [rows.groups[row] for row in used])
-    return used
+    rows = rows.of_side(test=False)
+    probe.fit(getattr(rows, probe.reads), rows.truth, rows.groups)
+    return len(rows.truth)
 
 
 def ask(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.labels import Label, Matched, carried_labels, check_carried, read_labels
+from vmae_embed.labels import Label, Matched, carried_labels, check_carried, parse_side, read_labels
 from vmae_embed.library import Library, Tokens
 from vmae_embed.views import Views
 
@@ -52,6 +52,19 @@ class Rows:
             self.clips.take(pa.array(rows)),
             None if self.tokens is None else self.tokens[rows],
         )
+
+    def of_side(self, *, test: bool) -> Rows:
+        """Return those that a given split calls ``test``, or the others; all of them where none is given.
+
+        Raises:
+            ProbeError: there are none.
+        """
+        if self.sides is None:
+            return self
+        rows = np.flatnonzero([(side == "test") is test for side in self.sides])
+        if not len(rows):
+            raise ProbeError(f"the column split has {'no' if test else 'only'} test rows among the labelled clips")
+        return self.take(rows)
 
     @property
     def videos(self) -> NDArray[np.int64]:
@@ -155,6 +168,9 @@ def labelled_rows(
         else:
             labels = carried_labels(table, library.config.columns, label)
         matched = _matched(table, labels, table[group].to_pylist() if group else None)
+        if source is None and "split" in library.config.columns and label != "split" != group:
+            where = f"{library.path}: column 'split'"
+            matched = replace(matched, sides=tuple(parse_side(where, value) for value in table["split"].to_pylist()))
     else:
         matched = read_labels(Path(source), label=label, group=group).match(
             *(table[name].to_pylist() for name in ("clip_id", "video_id", "path"))

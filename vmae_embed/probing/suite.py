@@ -79,12 +79,14 @@ class Evaluation:
         rows: labelled clips.
         split: how they were split, in words.
         results: of each probe, with all clips and then with few.
+        folds: by video, in which it was tested.
     """
 
     library: Library | Views
     rows: Rows
     split: str
     results: list[Result]
+    folds: dict[str, int]
 
     @property
     def preset(self) -> Preset | None:
@@ -101,6 +103,7 @@ def evaluate_probes(
     folds: int = 5,
     shots: Sequence[int] = (),
     seed: int = 0,
+    like: Evaluation | None = None,
     observe: Observer | None = None,
 ) -> Evaluation:
     """Fit and judge probes; no group of clips is on both sides.
@@ -113,6 +116,7 @@ def evaluate_probes(
         folds: of the clips, where no split is given.
         shots: also fit each probe to so many clips a class, drawn five times.
         seed: of folds, draws and intervals.
+        like: an evaluation of the same videos, whose folds are taken.
         observe: called with a name, how much is done, and of how much.
 
     Raises:
@@ -120,7 +124,7 @@ def evaluate_probes(
     """
     if len(set(rows.truth)) < 2:
         raise ProbeError(f"every labelled clip is {rows.truth[0]!r}; give clips of two labels or more")
-    splits = splits_of(rows, folds=folds, seed=seed)
+    splits = splits_of(rows, folds=folds, seed=seed, dealt=None if like is None else like.folds)
     plans = [(None, [splits]), *((count, few_shot(rows, splits, count, seed=seed)) for count in shots)]
     results = []
     for count, plan in plans:
@@ -131,7 +135,9 @@ def evaluate_probes(
             figures = (measure(judged, seed=seed) for judged in (clips, videos))
             results.append(Result(name, count, answers, clips, videos, *figures))
     split = "the given split" if rows.sides is not None else f"{folds} folds"
-    return Evaluation(library, rows, f"{split}, grouped by {grouped_by}", results)
+    videos = rows.clips["video_id"].to_pylist()
+    dealt = {videos[row]: number for number, one in enumerate(splits) for row in one.test}
+    return Evaluation(library, rows, f"{split}, grouped by {grouped_by}", results, dealt)
 
 
 def differences(ours: Evaluation, theirs: Evaluation, *, seed: int = 0) -> dict[str, Difference]:
@@ -189,9 +195,8 @@ def score_probe(saved: SavedProbe, rows: Rows, *, seed: int = 0) -> Score:
     Raises:
         ProbeError: there are none to judge.
     """
-    asked = np.flatnonzero([rows.sides is None or rows.sides[row] == "test" for row in range(len(rows.truth))])
-    if not len(asked):
-        raise ProbeError("the column split has no test rows among the labelled clips")
+    rows = rows.of_side(test=True)
+    asked = np.arange(len(rows.truth))
     known = saved.probe.classes_.tolist()
     unknown = sorted({rows.truth[row] for row in asked} - set(known), key=label_order)
     found = saved.probe.predict_proba(getattr(rows, saved.probe.reads)[asked])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import LibraryError, ProbeError
-from vmae_embed.library import Library, Tokens
+from vmae_embed.library import Library, Tokens, TokenSpool
 from vmae_embed.probing.rows import Rows
 from vmae_embed.replay import Skipped, replay, sampling_of
 from vmae_embed.views import Views
@@ -62,21 +62,22 @@ def with_tokens(
         LibraryError: the library's vectors were imported.
         ProbeError: no clip could be decoded again.
     """
-    parts, skipped = [], []
+    parts: list[Tokens] = []
+    outcomes: list[Skipped | None] = []
     for number, (library, clips) in enumerate(_by_view(views, rows)):
-        of_view = library.config.preprocessing
-        cropping = encoder if of_view is None else encoder.cropping_at(of_view.crop_at)
-        tokens, left_out = _compute(library, clips, cropping, folder / f"{number}.npy", observe)
+        cropping = encoder.cropping_as(library.config.preprocessing)
+        tokens, skipped = _compute(
+            library, clips, cropping, TokenSpool(folder, str(number), encoder.token_shape), observe
+        )
         parts.append(tokens)
-        skipped.append(left_out)
-    several = [one for left_out in skipped for one in left_out if one is not None]
-    kept = np.flatnonzero([one is None for left_out in skipped for one in left_out])
+        outcomes += skipped
+    several = [one for one in outcomes if one is not None]
+    kept = np.flatnonzero([one is None for one in outcomes])
     if not len(kept):
         raise ProbeError(
             f"{views.path}: none of {len(rows.truth):,} clips could be decoded again; the first: {several[0].reason}"
         )
-    whole = replace(rows, tokens=Tokens.join(parts))
-    return (whole.take(kept) if several else whole), several
+    return replace(rows.take(kept) if several else rows, tokens=Tokens.join(parts)), several
 
 
 def _by_view(views: Views, rows: Rows) -> list[tuple[Library, pa.Table]]:
@@ -95,38 +96,40 @@ def _stored(library: Library, clips: pa.Table) -> Tokens:
 
 
 def _compute(
-    library: Library, table: pa.Table, encoder: Encoder, path: Path, observe: Observer | None
+    library: Library, table: pa.Table, encoder: Encoder, spool: TokenSpool, observe: Observer | None
 ) -> tuple[Tokens, Sequence[Skipped | None]]:
-    """Tokens of each clip, and why it has none."""
+    """Tokens of clips, but for those of which is said why they have none."""
     library.config.check_comparable(str(library.path), encoder.identity, encoder.preprocessing)
     sampling = sampling_of(library, str(encoder.identity["checkpoint"]), encoder.frames)
     clips = table.to_pylist()
-    order = sorted(range(len(clips)), key=lambda row: (clips[row]["path"], clips[row]["start_s"]))
-    place = {clips[row]["clip_id"]: row for row in order}
-    shape = (len(clips), encoder.tokens, encoder.width)
-    computed = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    order = sorted(clips, key=lambda clip: (clip["path"], clip["start_s"]))
+    places: dict[str, int] = {}
     outcomes: dict[str, Skipped | None] = {}
-    batch: dict[int, NDArray[np.uint8]] = {}
+    batch: list[tuple[str, NDArray[np.uint8]]] = []
 
     def encode() -> None:
         if batch:
-            found = encoder.submit(np.stack(list(batch.values())), with_tokens=True).result()
-            computed[list(batch)] = found[:, 1:]
+            found = encoder.submit(np.stack([frames for _, frames in batch]), with_tokens=True).result()
+            for (clip, _), place, is_finite in zip(batch, *spool.append(found[:, 1:]), strict=True):
+                places[clip] = place
+                if not is_finite:
+                    outcomes[clip] = Skipped(clip, "encode", "its tokens are not finite in float16")
             batch.clear()
 
-    again = replay(
-        [clips[row] for row in order], sampling, encoder.preprocessing, exact_pixels=library.config.exact_pixels
-    )
+    again = replay(order, sampling, encoder.preprocessing, exact_pixels=library.config.exact_pixels)
     for row, frames in again:
-        if isinstance(frames, Skipped):
-            outcomes[row["clip_id"]] = frames
-        else:
-            outcomes[row["clip_id"]] = None
-            batch[place[row["clip_id"]]] = frames
+        clip = row["clip_id"]
+        outcomes[clip] = frames if isinstance(frames, Skipped) else None
+        if not isinstance(frames, Skipped):
+            batch.append((clip, frames))
             if len(batch) == encoder.batch_size:
                 encode()
         if observe is not None:
             observe("computing tokens", len(outcomes), len(clips))
     encode()
-    computed.flush()
-    return Tokens([(path, len(clips))], shape[1:]), [outcomes[clip["clip_id"]] for clip in clips]
+    # In the order of the rows, whatever the order on disk.
+    kept = [places[clip["clip_id"]] for clip in clips if outcomes[clip["clip_id"]] is None]
+    on_disk = sorted(kept)
+    files = [(spool.commit(on_disk), len(on_disk))] if kept else []
+    tokens = Tokens(files, encoder.token_shape, np.searchsorted(on_disk, kept))
+    return tokens, [outcomes[clip["clip_id"]] for clip in clips]

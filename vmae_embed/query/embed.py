@@ -84,6 +84,7 @@ class FileEmbedder:
                 loaded = Encoder.from_identity(self._library.config.encoder)
             else:
                 loaded = given if isinstance(given, Encoder) else given()
+            loaded = loaded.cropping_as(self._library.config.preprocessing)
             self._library.check_comparable(loaded.identity, loaded.preprocessing)
             self._loaded = loaded
         return self._loaded
