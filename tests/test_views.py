@@ -218,7 +218,7 @@ def test_a_killed_run_goes_on_as_its_first_view_was_made(made, encoder, videos, 
 
 def test_a_view_by_itself_is_searched_and_classified(made, videos, checkpoint, run):
     clip = Library.open(made / "1-start").column("clip_id")[7]
-    code, out, err = run("search", made / "1-start", videos / clip, "--format", "json", "-k", 1)
+    code, out, err = run("search", made / "1-start", videos / clip, "--include-self", "--format", "json", "-k", 1)
     assert code == 0, err
     (hit,) = json.loads(out)
     assert (hit["clip_id"], hit["score"]) == (clip, pytest.approx(1, abs=1e-4))
