@@ -23,7 +23,7 @@ from vmae_embed.library import Library, to_matrix
 from vmae_embed.presets import Preset, find_preset
 from vmae_embed.records import Failure
 from vmae_embed.sampling import Sampling
-from vmae_embed.views import Views, rows_of_each
+from vmae_embed.views import Views, as_views, rows_of_each
 
 _COLUMNS = ["clip_id", "video_id", "start_s", "end_s", "embedding"]
 
@@ -121,8 +121,7 @@ def classify_library(
     Raises:
         LibraryError: a shard cannot be read.
     """
-    views = library if isinstance(library, Views) else Views(library.path, None, (library,))
-    return _classify(views, classifier, k, per_clip)
+    return _classify(as_views(library), classifier, k, per_clip)
 
 
 def classify_videos(

@@ -44,6 +44,11 @@ class Views:
         return set.intersection(*(set(library.column("video_id")) for library in self.libraries))
 
 
+def as_views(library: Library | Views) -> Views:
+    """Take a library for the one view of its videos."""
+    return library if isinstance(library, Views) else Views(library.path, None, (library,))
+
+
 def open_views(path: str | Path) -> Views:
     """Open a directory of views, or a library.
 

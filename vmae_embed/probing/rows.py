@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vmae_embed.errors import ProbeError
 from vmae_embed.labels import Label, Matched, carried_labels, check_carried, parse_side, read_labels
 from vmae_embed.library import Library, Tokens
-from vmae_embed.views import Views
+from vmae_embed.views import Views, as_views
 
 FOLDERS = "folders"
 _DESCRIBED = ("clip_id", "video_id", "path", "start_s", "end_s", "fingerprint")
@@ -103,9 +103,9 @@ def labelled_views(
     return rows, replace(found[0][1], partial=partial)
 
 
-def all_rows(views: Views) -> Rows:
+def all_rows(library: Library | Views) -> Rows:
     """Read all clips, with empty labels, but for those of videos that not every view holds."""
-    parts = []
+    views, parts = as_views(library), []
     for library in views.libraries:
         clips = library.table(list(_DESCRIBED))
         names = clips["video_id"].to_pylist()
