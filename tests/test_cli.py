@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,6 +236,20 @@ def test_an_attentive_probe_is_kept(made, run, tmp_path):
     assert "MB a clip; about 3 clips" in err
     (of_file,) = json.loads(out)
     assert of_file["probability"] == pytest.approx(of_library[2]["probability"], abs=2e-3)
+
+
+def test_tokens_that_no_disk_has_room_for_are_refused(made, run, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    options = ("--labels", made / "labels.csv", "--probe", "attentive")
+    code, out, err = run("probe", "evaluate", made / "lib", *options)
+    assert (code, out) == (2, "")
+    assert "0.00 GB free; set TMPDIR to a larger disk, or extract with --store tokens" in err.splitlines()[-1]
+
+
+def test_a_device_that_is_none_is_refused(made, run):
+    code, out, err = run("probe", "evaluate", made / "lib", "--labels", made / "labels.csv", "--device", "abacus")
+    assert (code, out) == (2, "")
+    assert_one_line(err, "device='abacus'")
 
 
 def test_predict_tells_what_failed(made, run, tmp_path):
