@@ -336,6 +336,11 @@ def test_probe_counts_what_does_not_match(made, run, tmp_path):
     _, _, err = run("probe", "evaluate", made / "lib", "--labels", tmp_path / "labels.csv", "--folds", 2)
     assert "1 rows of the labels fit no clip of the library: elsewhere.mp4" in err
     assert "1 videos of the library have no label: v5.mp4" in err
+    options = ("--labels", tmp_path / "labels.csv", "--folds", 2, "--probe", "knn", "--format", "json")
+    code, out, _ = run("probe", "evaluate", made / "lib", *options, "--compare", made / "lib")
+    assert code == 0
+    told = {"keys": ["elsewhere.mp4"], "videos": ["v5.mp4"], "partial": []}
+    assert json.loads(out)["unmatched"] == json.loads(out)["compared_with"]["unmatched"] == told
 
 
 def test_verify(made, run, tmp_path):

@@ -19,7 +19,7 @@ from vmae_embed.pages import check_page, write_page
 if TYPE_CHECKING:
     from vmae_embed.intervals import Estimate
     from vmae_embed.library import Library
-    from vmae_embed.probing import Evaluation, Rows
+    from vmae_embed.probing import Evaluation, Rows, Unmatched
     from vmae_embed.views import Views
 
 _ATTENTIVE = "attentive"
@@ -145,16 +145,20 @@ def evaluate(
     evaluations: list[Evaluation] = []
     # Both are read, and refused, before anything is fitted to the first.
     opened = [open_views(name) for name in (library, *([compare] if compare else []))]
-    for views, rows in [(views, _read(views, labels, label, group)) for views in opened]:
+    read = [_read(views, labels, label, group) for views in opened]
+    for views, (rows, _) in zip(opened, read, strict=True):
         options["grouped_by"] = _grouping(views, group)
         with features_for(kinds, views, rows, device=settings["device"]) as features, StageProgress() as progress:
             like = evaluations[0] if evaluations else None
             evaluations.append(evaluate_probes(views, features, makers, **options, like=like, observe=progress))
         _tell_thin(rows, folds)
     compared = differences(*evaluations, seed=seed) if compare else {}
-    result = to_dict(evaluations[0])
+    result, *others = (
+        {**to_dict(evaluation), "unmatched": asdict(unmatched)}
+        for evaluation, (_, unmatched) in zip(evaluations, read, strict=True)
+    )
     if compare:
-        result["compared_with"] = to_dict(evaluations[1])
+        (result["compared_with"],) = others
         result["differences"] = {
             name: {**asdict(found.value), "p": found.p, "videos": found.videos} for name, found in compared.items()
         }
@@ -205,7 +209,7 @@ def fit(
     check_folder(out, overwrite=overwrite)
     fitted = _maker(kind, **settings)()
     views = open_views(library)
-    rows = _read(views, labels, label, group).of_side(test=False)
+    rows = _read(views, labels, label, group)[0].of_side(test=False)
     with features_for([kind], views, rows, device=settings["device"]) as features:
         clips = fit_probe(fitted, features)
         used = features.clips
@@ -246,7 +250,7 @@ def score(
     saved, views = load_probe(probe_folder, device=str(check_device(device))), open_views(library)
     saved.check(views.libraries[0])
     tell_difference(saved, views)
-    rows = _read(views, labels, label, group).of_side(test=True)
+    rows = _read(views, labels, label, group)[0].of_side(test=True)
     if known := saved.seen(rows.clips.column("video_id").to_pylist(), rows.clips.column("fingerprint").to_pylist()):
         say(f"the probe was fitted to {count_of(known, 'video')} of these: this is no test of it")
     with features_for([saved.kind], views, rows, device=device) as features:
@@ -293,14 +297,14 @@ def _numbers(option: str, text: str) -> list[float]:
     return numbers
 
 
-def _read(views: Views, labels: str | None, label: str, group: str | None) -> Rows:
+def _read(views: Views, labels: str | None, label: str, group: str | None) -> tuple[Rows, Unmatched]:
     from vmae_embed.probing import labelled_views
 
     rows, unmatched = labelled_views(views, labels, label=label, group=group)
     tell_unmatched(unmatched.keys, "rows of the labels fit no clip of the library")
     tell_unmatched(unmatched.videos, "videos of the library have no label")
     tell_unmatched(unmatched.partial, "videos are not in every view, and are left out")
-    return rows
+    return rows, unmatched
 
 
 def _tell_thin(rows: Rows, folds: int) -> None:
