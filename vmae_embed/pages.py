@@ -30,6 +30,11 @@ def render_page(template: str, *, title: str, about: str, notes: Sequence[str] =
     )
 
 
+def render_table(head: str, rows: str) -> str:
+    """Put the frame of a table, which scrolls where it is too wide, around its cells and its rows, as HTML."""
+    return string.Template(_read("table.html")).substitute(head=head, rows=rows).rstrip()
+
+
 def check_page(path: str | Path, *, overwrite: bool) -> Path:
     """Say what is wrong with a page's name, before anything takes its time.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmae_embed.evaluation.sweeping import SMALLEST, Point, Sweep
-from vmae_embed.pages import check_page, render_page, write_page
+from vmae_embed.pages import check_page, render_page, render_table, write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,8 +88,9 @@ def write_sweep(path: str | Path, sweep: Sweep, *, title: str, overwrite: bool =
         about=about,
         notes=sweep_notes(sweep),
         plot=_plot(sweep.points),
-        head="".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in sweep_rows(sweep)[0]),
-        rows="\n".join(rows),
+        table=render_table(
+            "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in sweep_rows(sweep)[0]), "\n".join(rows)
+        ),
     )
     return write_page(page, text)
 

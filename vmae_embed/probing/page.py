@@ -13,7 +13,7 @@ import numpy as np
 
 from vmae_embed.errors import DecodeError
 from vmae_embed.intervals import Estimate
-from vmae_embed.pages import check_page, render_page, write_page
+from vmae_embed.pages import check_page, render_page, render_table, write_page
 from vmae_embed.previews import sprite_of
 from vmae_embed.probing.measures import Difference
 from vmae_embed.probing.suite import Evaluation, Result
@@ -68,8 +68,10 @@ def write_probe_page(
         "probe",
         title=title,
         about=about,
-        head="".join(f"<th>{name}</th>" for name in _HEAD),
-        rows="\n".join(row for evaluation in evaluations for row in _rows(evaluation)),
+        table=render_table(
+            "".join(f"<th>{name}</th>" for name in _HEAD),
+            "\n".join(row for evaluation in evaluations for row in _rows(evaluation)),
+        ),
         made=_made(evaluations),
         compared=_compared(compared, evaluations),
         which=html.escape(f"{best.name} probe of {first.library.path.resolve().name}, the best over videos"),
