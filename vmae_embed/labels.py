@@ -92,18 +92,23 @@ class Labels:
             labels.append(label)
             groups.append(video_id if group is None else group)
             sides.append(side)
-        labelled = {video_id for video_id, label in zip(video_ids, labels, strict=True) if label is not None}
         return Matched(
             labels=tuple(labels),
             groups=tuple(groups),
             unmatched_keys=tuple(key for key in self.labels if key not in found),
-            unlabelled_videos=tuple(id_ for id_ in dict.fromkeys(video_ids) if id_ not in labelled),
+            unlabelled_videos=unlabelled(video_ids, labels),
             sides=None if self.sides is None else tuple(sides),
         )
 
     def _entry(self, key: str) -> tuple[Label, str | None, str | None]:
         group, side = (None if column is None else column[key] for column in (self.groups, self.sides))
         return self.labels[key], group, side
+
+
+def unlabelled(video_ids: Sequence[str], labels: Sequence[Label | None]) -> tuple[str, ...]:
+    """Return the ids of videos without one labelled row, in the rows' order."""
+    labelled = {video_id for video_id, label in zip(video_ids, labels, strict=True) if label is not None}
+    return tuple(video_id for video_id in dict.fromkeys(video_ids) if video_id not in labelled)
 
 
 def read_labels(path: Path, *, label: str = "label", group: str | None = None) -> Labels:

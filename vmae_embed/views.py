@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from vmae_embed.errors import LibraryError, UsageError
+from vmae_embed.errors import IdentityMismatch, LibraryError, UsageError
 from vmae_embed.library import Library, LibraryConfig, require_own_place, write_atomically
 from vmae_embed.presets import Preset, find_preset
 
@@ -64,20 +64,18 @@ def open_views(path: str | Path) -> Views:
         raise LibraryError(
             f"{folder}: the views {', '.join(missing)} are missing; run `vmae-embed extract VIDEOS -o {folder}` again"
         )
-    libraries = tuple(Library.open(folder / view.name) for view in preset.views)
-    for library in libraries[1:]:
-        if _making(library.config) != _making(libraries[0].config):
+    first, *others = libraries = tuple(Library.open(folder / view.name) for view in preset.views)
+    for library in others:
+        # Clips may be cut and cropped otherwise, and nothing else.
+        alike = replace(library.config, sampling=first.config.sampling, preprocessing=first.config.preprocessing)
+        try:
+            first.check_continuable(alike)
+        except IdentityMismatch:
             raise LibraryError(
-                f"{library.path} was made otherwise than {libraries[0].path} (compare with `vmae-embed info`); "
+                f"{library.path} was made otherwise than {first.path} (compare with `vmae-embed info`); "
                 f"delete it, and run `vmae-embed extract VIDEOS -o {folder}` again"
-            )
+            ) from None
     return Views(folder, preset, libraries)
-
-
-def _making(config: LibraryConfig) -> tuple[object, ...]:
-    """What views have in common: all but how clips are cut and cropped."""
-    encoder = {name: config.encoder[name] for name in ("weights_sha256", "pooling", "precision")}
-    return encoder, config.stored, config.exact_pixels, config.classifier, config.tokens
 
 
 def preset_of(folder: Path) -> Preset | None:

@@ -21,7 +21,7 @@ from vmae_embed.cli.options import (
     read_sampling,
     sampling_options,
 )
-from vmae_embed.cli.output import ProgressBar, RowWriter, say
+from vmae_embed.cli.output import ProgressBar, RowWriter, tell_failures
 from vmae_embed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def classify(
     finally:
         bar.close()
     _write(writer, classified, per_clip)
-    for failure in failures:
-        say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
+    tell_failures(failures)
     return EXIT_SOME_FAILED if failures else 0
 
 

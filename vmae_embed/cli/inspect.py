@@ -47,6 +47,7 @@ def info(library: str, output_format: str) -> None:
 
 def _facts(opened: Library) -> dict[str, Any]:
     from vmae_embed.index import Index
+    from vmae_embed.library import bytes_of_tokens
 
     config = opened.config
     rows = opened.table(["video_id", "start_s", "end_s"])
@@ -55,8 +56,9 @@ def _facts(opened: Library) -> dict[str, Any]:
     indexed = describe(Index(opened, opened.index_path)) if Index.is_current(opened) else "none, or behind the clips"
     tokens = None
     if opened.token_shape is not None:
-        shape, clip_bytes = opened.token_shape, 2 * opened.token_shape[0] * opened.token_shape[1]
-        tokens = f"{shape[0]:,} x {shape[1]:,} x float16, {len(rows) * clip_bytes / 1e9:.3f} GB"
+        count, width = opened.token_shape
+        size = bytes_of_tokens((len(rows), count, width))
+        tokens = f"{count:,} x {width:,} x float16, {size / 1e9:.3f} GB"
     return {
         "clips": len(rows),
         "hours of clips": round(hours, 3),

@@ -15,6 +15,7 @@ import click
 
 from vmae_embed.pipeline import Progress
 from vmae_embed.plan import Plan
+from vmae_embed.records import Failure
 
 _LINE_EVERY_S = 10.0
 
@@ -101,6 +102,12 @@ def tell_unmatched(names: Sequence[object], what: str) -> None:
     if names:
         more = ", ..." if len(names) > 3 else ""
         say(f"{len(names):,} {what}: {', '.join(str(name) for name in names[:3])}{more}")
+
+
+def tell_failures(failures: Sequence[Failure]) -> None:
+    """Name the videos that failed, and why."""
+    for failure in failures:
+        say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
 
 
 def count_of(count: int, noun: str, plural: str = "s") -> str:

@@ -10,7 +10,7 @@ import click
 
 from vmae_embed.cli import EXIT_SOME_FAILED
 from vmae_embed.cli.options import device_option, format_option, is_library
-from vmae_embed.cli.output import ProgressBar, say, write_rows
+from vmae_embed.cli.output import ProgressBar, say, tell_failures, write_rows
 from vmae_embed.cli.tokens import features_for, tell_difference
 from vmae_embed.errors import UsageError
 
@@ -84,7 +84,6 @@ def predict(
             )
         finally:
             bar.close()
-        for failure in failures:
-            say(f"failed: {failure.video_id} ({failure.stage}): {failure.reason}")
+        tell_failures(failures)
         write(views)
     return EXIT_SOME_FAILED if failures else 0

@@ -272,8 +272,9 @@ def _maker(
     from vmae_embed.probes import STRENGTHS, AttentiveProbe, KNNProbe, LinearProbe
 
     if kind == "knn":
-        counts = [int(value) for value in _numbers("--k", neighbours)]
-        if any(count != value for count, value in zip(counts, _numbers("--k", neighbours), strict=True)):
+        numbers = _numbers("--k", neighbours)
+        counts = [int(number) for number in numbers]
+        if counts != numbers:
             raise UsageError(f"--k {neighbours}: give whole numbers")
         if temperature <= 0:
             raise UsageError(f"--temperature {temperature:g}: give a number above 0")

@@ -26,13 +26,14 @@ def features_for(kinds: Sequence[str], views: Views, rows: Rows, *, device: str 
         yield rows
         return
     from vmae_embed.encoder import Encoder
-    from vmae_embed.probing import bytes_of_tokens, stores_tokens, with_stored_tokens, with_tokens
+    from vmae_embed.library import bytes_of_tokens
+    from vmae_embed.probing import stores_tokens, with_stored_tokens, with_tokens
 
     if stores_tokens(views):
         yield with_stored_tokens(views, rows)
         return
     encoder = Encoder.from_identity(views.config.encoder, device=device)
-    size, clips = bytes_of_tokens(rows, encoder), count_of(len(rows.truth), "clip")
+    size, clips = bytes_of_tokens((len(rows.truth), *encoder.token_shape)), count_of(len(rows.truth), "clip")
     with tempfile.TemporaryDirectory(prefix="vmae-embed-") as folder:
         say(f"computing {encoder.tokens:,} tokens of {clips}: {size / 1e9:.2f} GB in {folder}")
         if size > (free := shutil.disk_usage(folder).free):

@@ -90,6 +90,7 @@ def run(
     retry_failed: bool = False,
     observe: Observer | None = None,
     announce: Callable[[TokenRoom], None] | None = None,
+    like: str | Path | None = None,
     alike_to_come: int = 0,
 ) -> Summary:
     """Do what `extract` does, and say what was done.
@@ -119,12 +120,13 @@ def run(
         retry_failed: try failed videos again.
         observe: called with the plan and with each progress.
         announce: called with what tokens will take on disk, where any are stored and before anything is decoded.
+        like: a library whose choices a new one has where nothing is said; it need not exist.
         alike_to_come: libraries of as many clips that the disk has to hold as well.
 
     Raises:
         UsageError, CheckpointError, LibraryError: as `extract` does.
     """
-    before = config_of(library)
+    before = config_of(library) or (None if like is None else config_of(like))
     if before is not None:
         assert before.sampling is not None  # only imported libraries have none
         sampling = sampling or replace(before.sampling, frames=encoder.frames)

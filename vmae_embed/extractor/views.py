@@ -10,8 +10,6 @@ from typing import Any
 from vmae_embed.encoder import Encoder
 from vmae_embed.errors import UsageError
 from vmae_embed.extractor.extraction import run
-from vmae_embed.extractor.loading import config_of
-from vmae_embed.library import LibraryConfig
 from vmae_embed.presets import Preset
 from vmae_embed.summary import Summary
 from vmae_embed.views import begin_views, check_place
@@ -38,16 +36,14 @@ def run_views(
     check_views(sources, Path(folder), preset)
     begin_views(Path(folder), preset)
     for number, view in enumerate(preset.views):
-        # What was not said is as in the first view: they are looked at together.
-        first = config_of(Path(folder, preset.views[0].name))
-        said = {name: value for name, value in options.items() if value is not None}
         yield run(
             sources,
             Path(folder, view.name),
             encoder=encoder.cropping_at(view.crop_at),
             sampling=replace(view.sampling, frames=encoder.frames),
+            like=Path(folder, preset.views[0].name),  # they are looked at together
             alike_to_come=len(preset.views) - number - 1,
-            **{**({} if first is None else _choices(first)), **said},
+            **options,
         )
 
 
@@ -61,12 +57,3 @@ def check_views(sources: Sequence[str | Path], folder: Path, preset: Preset) -> 
     if "-" in sources:
         raise UsageError("-: standard input cannot be read once for each view; give a list in a file")
     check_place(folder, preset)
-
-
-def _choices(config: LibraryConfig) -> dict[str, Any]:
-    return {
-        "stored": config.stored,
-        "exact_pixels": config.exact_pixels,
-        "with_labels": config.classifier is not None,
-        "tokens": config.tokens is not None,
-    }

@@ -11,7 +11,7 @@ from vmae_embed.library.files import (
 )
 from vmae_embed.library.shards import LABEL_COLUMNS, RESERVED, STORED, clip_rows, to_matrix
 from vmae_embed.library.store import Held, Library
-from vmae_embed.library.tokens import Tokens, TokenSpool
+from vmae_embed.library.tokens import Tokens, TokenSpool, bytes_of_tokens
 from vmae_embed.library.verify import verify
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LibraryConfig",
     "TokenSpool",
     "Tokens",
+    "bytes_of_tokens",
     "clip_rows",
     "exclusive",
     "remove_leftovers",

@@ -24,6 +24,11 @@ TOKEN_TYPE = np.dtype("<f2")
 _BLOCK = 16
 
 
+def bytes_of_tokens(shape: Sequence[int]) -> int:
+    """Room that tokens of a shape take on disk."""
+    return int(np.prod(shape)) * TOKEN_TYPE.itemsize
+
+
 def token_file(folder: Path, unit: str, clips: int) -> Path:
     """Where the tokens of a unit of so many clips lie, below the library's ``folder`` of tokens."""
     return folder / f"{unit}-{clips}.npy"
@@ -89,7 +94,7 @@ class TokenSpool:
         if not kept:
             self._path.unlink(missing_ok=True)
             return path
-        size = _size_of(self._shape)
+        size = bytes_of_tokens(self._shape)
         try:
             with self._path.open("r+b") as file:
                 self._check_size(file)
@@ -111,7 +116,7 @@ class TokenSpool:
 
     def _check_size(self, file: BinaryIO) -> None:
         file.flush()
-        if os.fstat(file.fileno()).st_size != self._start + self._places * _size_of(self._shape):
+        if os.fstat(file.fileno()).st_size != self._start + self._places * bytes_of_tokens(self._shape):
             raise LibraryError(f"{self._path}: another process changed it; run the same command again, by itself")
 
 
@@ -148,7 +153,7 @@ def read_tokens(path: Path, shape: tuple[int, int, int], rows: Sequence[int]) ->
         LibraryError: it cannot be read, or is not of that shape.
     """
     found = np.empty((len(rows), *shape[1:]), TOKEN_TYPE)
-    size = _size_of(shape[1:])
+    size = bytes_of_tokens(shape[1:])
     try:
         with path.open("rb") as file:
             start = _check_header(file, shape)
@@ -227,10 +232,6 @@ class Tokens:
         return found if dtype is None else found.astype(dtype, copy=False)
 
 
-def _size_of(shape: Sequence[int]) -> int:
-    return int(np.prod(shape)) * TOKEN_TYPE.itemsize
-
-
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     """NumPy leaves room for any number of clips, so that the header of none is as long as that of many."""
     npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(TOKEN_TYPE), "fortran_order": False, "shape": shape})
@@ -244,6 +245,6 @@ def _check_header(file: BinaryIO, shape: tuple[int, int, int]) -> int:
     if (found, is_fortran, kind) != (shape, False, TOKEN_TYPE):
         raise ValueError(f"it holds {kind} of shape {found}, not {TOKEN_TYPE} of shape {shape}")
     start, size = file.tell(), os.fstat(file.fileno()).st_size
-    if size != start + _size_of(shape):
-        raise ValueError(f"it has {size:,} bytes, not {start + _size_of(shape):,}")
+    if size != start + bytes_of_tokens(shape):
+        raise ValueError(f"it has {size:,} bytes, not {start + bytes_of_tokens(shape):,}")
     return start

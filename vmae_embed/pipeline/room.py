@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmae_embed.errors import UsageError
+from vmae_embed.library import bytes_of_tokens
 from vmae_embed.plan import Plan
 from vmae_embed.sampling import Sampling
 from vmae_embed.workers import count_clips
@@ -75,4 +76,4 @@ def token_room(plan: Plan, sampling: Sampling, shape: tuple[int, int], library: 
         share = len(looked_at) / len(videos) if is_by_video else sum(video.size for video, _ in looked_at) / plan.bytes
         clips = round(sum(found for _, found in looked_at) / share)
     place = next(folder for folder in (library, *library.absolute().parents) if folder.is_dir())
-    return TokenRoom(shape[0] * shape[1] * 2, clips, shutil.disk_usage(place).free)
+    return TokenRoom(bytes_of_tokens(shape), clips, shutil.disk_usage(place).free)

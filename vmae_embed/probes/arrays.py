@@ -18,8 +18,8 @@ Features: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 Labels: TypeAlias = Sequence[str | int] | NDArray[Any]
 
 
-def as_features(values: ArrayLike) -> Features:
-    """Read ``(B, D)`` finite numbers: float32 as it is, all else as float64.
+def as_features(values: ArrayLike, width: int | None = None) -> Features:
+    """Read ``(B, D)`` finite numbers, D as a probe was fitted to: float32 as it is, all else as float64.
 
     Raises:
         ProbeError: they are none.
@@ -35,6 +35,8 @@ def as_features(values: ArrayLike) -> Features:
     bad = np.count_nonzero(~np.isfinite(features).all(axis=1))
     if bad:
         raise ProbeError(f"{bad} of {len(features)} embeddings hold NaN or infinity; drop those rows")
+    if width is not None and features.shape[1] != width:
+        raise ProbeError(f"embeddings {features.shape[1]} wide; the probe was fitted to {width}")
     return features
 
 

@@ -116,9 +116,7 @@ class KNNProbe(Predicting):
         """
         if not hasattr(self, "classes_"):
             raise ProbeError("this KNNProbe is not fitted; call fit(X, y) first")
-        features = as_features(X)
-        if features.shape[1] != self._features.shape[1]:
-            raise ProbeError(f"embeddings {features.shape[1]} wide; the probe was fitted to {self._features.shape[1]}")
+        features = as_features(X, self._features.shape[1])
         votes = [
             self._votes(row, _nearest(row, self.k_), self._codes, len(self.classes_))
             for block in _similarities(features, self._features)

@@ -158,9 +158,7 @@ class LinearProbe(Predicting):
         """
         if not hasattr(self, "coef_"):
             raise ProbeError("this LinearProbe is not fitted; call fit(X, y) first")
-        features = as_features(X)
-        if features.shape[1] != len(self.mean_):
-            raise ProbeError(f"embeddings {features.shape[1]} wide; the probe was fitted to {len(self.mean_)}")
+        features = as_features(X, len(self.mean_))
         from vmae_embed.probes.logistic import Scaled
 
         rows = Scaled(features, self.norm == "l2", self.mean_, self.scale_)

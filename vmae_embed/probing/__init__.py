@@ -6,7 +6,7 @@ from vmae_embed.probing.predictions import predictions
 from vmae_embed.probing.protocol import Answers, Probe, Split, ask, few_shot, fit_probe, splits_of
 from vmae_embed.probing.rows import FOLDERS, Rows, Unmatched, all_rows, labelled_rows, labelled_views
 from vmae_embed.probing.suite import Evaluation, Result, Score, differences, evaluate_probes, score_probe, to_dict
-from vmae_embed.probing.tokens import bytes_of_tokens, stores_tokens, with_stored_tokens, with_tokens
+from vmae_embed.probing.tokens import stores_tokens, with_stored_tokens, with_tokens
 
 __all__ = [
     "FOLDERS",
@@ -23,7 +23,6 @@ __all__ = [
     "Unmatched",
     "all_rows",
     "ask",
-    "bytes_of_tokens",
     "compare",
     "differences",
     "evaluate_probes",

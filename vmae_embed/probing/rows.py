@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vmae_embed.errors import ProbeError
-from vmae_embed.labels import Label, Matched, carried_labels, check_carried, parse_side, read_labels
+from vmae_embed.labels import Label, Matched, carried_labels, check_carried, parse_side, read_labels, unlabelled
 from vmae_embed.library import Library, Tokens
 from vmae_embed.views import Views, as_views
 
@@ -197,7 +197,6 @@ def labelled_rows(
 
 def _matched(table: pa.Table, labels: Sequence[Label | None], groups: Sequence[Any] | None) -> Matched:
     videos = table["video_id"].to_pylist()
-    labelled = {video for video, label in zip(videos, labels, strict=True) if label is not None}
     return Matched(
         labels=tuple(labels),
         groups=tuple(
@@ -205,7 +204,7 @@ def _matched(table: pa.Table, labels: Sequence[Label | None], groups: Sequence[A
             for video, group in zip(videos, groups or [None] * len(videos), strict=True)
         ),
         unmatched_keys=(),
-        unlabelled_videos=tuple(video for video in dict.fromkeys(videos) if video not in labelled),
+        unlabelled_videos=unlabelled(videos, labels),
     )
 
 

@@ -196,16 +196,16 @@ def score_probe(saved: SavedProbe, rows: Rows, *, seed: int = 0) -> Score:
         ProbeError: there are none to judge.
     """
     rows = rows.of_side(test=True)
-    asked = np.arange(len(rows.truth))
+    count = len(rows.truth)
     known = saved.probe.classes_.tolist()
-    unknown = sorted({rows.truth[row] for row in asked} - set(known), key=label_order)
-    found = saved.probe.predict_proba(getattr(rows, saved.probe.reads)[asked])
+    unknown = sorted(set(rows.truth) - set(known), key=label_order)
+    found = saved.probe.predict_proba(getattr(rows, saved.probe.reads))
     answers = Answers(
-        asked,
-        np.hstack([found, np.zeros((len(asked), len(unknown)))]),
+        np.arange(count),
+        np.hstack([found, np.zeros((count, len(unknown)))]),
         [*known, *unknown],
-        np.zeros(len(asked), dtype=np.intp),
-        np.zeros(len(asked), dtype=np.intp),
+        np.zeros(count, dtype=np.intp),
+        np.zeros(count, dtype=np.intp),
         [saved.probe],
         0.0,
     )

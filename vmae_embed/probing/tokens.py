@@ -26,11 +26,6 @@ def stores_tokens(views: Views) -> bool:
     return all(library.config.tokens is not None for library in views.libraries)
 
 
-def bytes_of_tokens(rows: Rows, encoder: Encoder) -> int:
-    """Room that the tokens of clips take on disk: float16."""
-    return len(rows.truth) * encoder.tokens * encoder.width * 2
-
-
 def with_stored_tokens(views: Views, rows: Rows) -> Rows:
     """Give clips the tokens that their libraries store; they stay on disk.
 
